@@ -1,0 +1,178 @@
+//! The trait. Legend of suffixes: `t` tokens, `d` model width, `k`/`n` inputs/outputs of a linear map, `v` vocabulary, `h` head width.
+use crate::{Accum, AdamWStep, AttnSpec, Compared, HeadGrads, Result, head};
+use paring_tensor::{DType, Shape, Tensor};
+use std::fmt::Debug;
+
+/// Kernels of one device and no policy: no recording, no caching, no choice of what to run.
+///
+/// Activations and gradients are f32. Weights are f32 or bf16 and decide the compute type of the products they take part in. Every
+/// method returns [`crate::Error`] on shapes or types that do not fit, before it writes.
+pub trait Backend: Send + Sync + Debug {
+    /// A short name: `reference`, `cpu`.
+    fn name(&self) -> &'static str;
+
+    // ---- memory ----
+
+    /// A zeroed tensor.
+    fn alloc(&self, dtype: DType, shape: Shape) -> Result<Tensor>;
+    /// A tensor with `values` rounded to `dtype`.
+    fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor>;
+    /// The values as f32.
+    fn download(&self, x: &Tensor) -> Result<Vec<f32>>;
+    /// Overwrites `y` with `x` converted to the type of `y`; shapes equal in element count.
+    fn convert(&self, y: &mut Tensor, x: &Tensor) -> Result<()>;
+    /// Sets every element.
+    fn fill(&self, y: &mut Tensor, value: f32) -> Result<()>;
+    /// Rows `at..at + src.n_rows()` of `dst` become `src`. Both f32.
+    fn write_rows(&self, dst: &mut Tensor, at: usize, src: &Tensor) -> Result<()>;
+
+    // ---- element-wise, f32 ----
+
+    /// `y = a + b`.
+    fn add(&self, y: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<()>;
+    /// `y (+)= x`.
+    fn accumulate(&self, y: &mut Tensor, accum: Accum, x: &Tensor) -> Result<()>;
+    /// `y *= factor`.
+    fn scale(&self, y: &mut Tensor, factor: f32) -> Result<()>;
+    /// The sum of squares, f64, in an order that depends on the data only.
+    fn sum_squares(&self, x: &Tensor) -> Result<f64>;
+    /// `y = silu(gate) * up` with `silu(x) = x / (1 + exp(-x))`.
+    fn swiglu(&self, y: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()>;
+    /// Gradients of [`Backend::swiglu`], overwritten.
+    fn swiglu_backward(
+        &self,
+        dgate: &mut Tensor,
+        dup: &mut Tensor,
+        dy: &Tensor,
+        gate: &Tensor,
+        up: &Tensor,
+    ) -> Result<()>;
+
+    // ---- rows of a table ----
+
+    /// `y_td[t] = w_vd[ids[t]]`; `w` f32 or bf16.
+    fn embed(&self, y_td: &mut Tensor, ids: &[u32], w_vd: &Tensor) -> Result<()>;
+    /// `dw_vd[ids[t]] += dy_td[t]`, in the order of tokens.
+    fn embed_backward(&self, dw_vd: &mut Tensor, dy_td: &Tensor, ids: &[u32]) -> Result<()>;
+
+    // ---- linear maps: w_nk as in y = x w^T ----
+
+    /// `y_tn = x_tk w_nk^T`, in the type of `w`.
+    fn linear(&self, y_tn: &mut Tensor, x_tk: &Tensor, w_nk: &Tensor) -> Result<()>;
+    /// `dx_tk (+)= dy_tn w_nk`, in the type of `w`.
+    fn linear_dx(&self, dx_tk: &mut Tensor, accum: Accum, dy_tn: &Tensor, w_nk: &Tensor) -> Result<()>;
+    /// `dw_nk += dy_tn^T x_tk`, factors rounded to `compute` first. With `dy = x` and f32 this is a Gram matrix.
+    fn linear_dw(&self, dw_nk: &mut Tensor, dy_tn: &Tensor, x_tk: &Tensor, compute: DType) -> Result<()>;
+
+    // ---- normalisation, rotation, attention ----
+
+    /// `y = x * rstd * w`, `rstd_t = 1 / sqrt(mean_d(x^2) + eps)` (Zhang and Sennrich, arXiv 1910.07467). `w_d` f32 or bf16.
+    fn rms_norm(&self, y_td: &mut Tensor, rstd_t: &mut Tensor, x_td: &Tensor, w_d: &Tensor, eps: f32) -> Result<()>;
+    /// Gradients of [`Backend::rms_norm`]: `dx` by `accum`, `dw` accumulates.
+    fn rms_norm_backward(
+        &self,
+        dx_td: &mut Tensor,
+        accum: Accum,
+        dw_d: &mut Tensor,
+        dy_td: &Tensor,
+        x_td: &Tensor,
+        w_d: &Tensor,
+        rstd_t: &Tensor,
+    ) -> Result<()>;
+    /// Rotary embedding (Su et al., arXiv 2104.09864) in the layout of Hugging Face: element `i < h/2` of a head turns with `i + h/2`.
+    ///
+    /// `table` is `[positions, h]`: `h/2` cosines, then `h/2` sines. `x`, `y` are `[T, N * h]`. `inverse` turns back, which is the
+    /// gradient, since a rotation's inverse is its transpose.
+    fn rope(&self, y: &mut Tensor, x: &Tensor, table: &Tensor, positions: &[u32], inverse: bool) -> Result<()>;
+    /// Causal softmax attention with grouped heads. `lse_tn` keeps the log of each row's normaliser for the backward; scores are never
+    /// all in memory.
+    fn attention(
+        &self,
+        y: &mut Tensor,
+        lse_tn: &mut Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spec: &AttnSpec,
+    ) -> Result<()>;
+    /// Gradients of [`Backend::attention`], overwritten; scores are made again from `q`, `k` and `lse`. Only without `past`.
+    fn attention_backward(
+        &self,
+        dq: &mut Tensor,
+        dk: &mut Tensor,
+        dv: &mut Tensor,
+        dy: &Tensor,
+        y: &Tensor,
+        lse_tn: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spec: &AttnSpec,
+    ) -> Result<()>;
+
+    // ---- losses of rows of logits ----
+
+    /// Returns the sum over rows of the cross-entropy in nats (f64) and turns each row of logits into `scale *` its gradient.
+    /// A row whose target is [`crate::IGNORE`] adds nothing and gets a gradient of zero.
+    fn cross_entropy_rows(&self, logits_tv: &mut Tensor, targets: &[u32], scale: f32) -> Result<f64>;
+    /// Returns the sum over rows of KL(teacher || student) in nats (f64) and turns each row of the student's logits into `scale *` its
+    /// gradient. Temperature 1.
+    fn kl_rows(&self, student_tv: &mut Tensor, teacher_tv: &Tensor, scale: f32) -> Result<f64>;
+    /// Compares rows of logits on the rows that have a target. The reading order is fixed: sums do not depend on threads.
+    fn compare_rows(&self, student_tv: &Tensor, teacher_tv: &Tensor, targets: &[u32]) -> Result<Compared>;
+
+    // ---- losses fused with the vocabulary head: [T, V] logits of a whole batch never exist ----
+
+    /// Cross-entropy of `softmax(x w^T)`: returns the sum in nats; with `grads`, `dx` is overwritten and `dw` accumulates
+    /// `scale *` the gradient.
+    fn head_cross_entropy(
+        &self,
+        grads: Option<HeadGrads<'_>>,
+        x_td: &Tensor,
+        w_vd: &Tensor,
+        targets: &[u32],
+        scale: f32,
+    ) -> Result<f64> {
+        head::cross_entropy(self.as_dyn(), grads, x_td, w_vd, targets, scale)
+    }
+    /// Forward KL between a teacher's head and a student's: returns the sum over rows in nats; gradients as in
+    /// [`Backend::head_cross_entropy`].
+    fn head_kl(
+        &self,
+        grads: Option<HeadGrads<'_>>,
+        x_td: &Tensor,
+        w_vd: &Tensor,
+        teacher_x_te: &Tensor,
+        teacher_w_ve: &Tensor,
+        scale: f32,
+    ) -> Result<f64> {
+        head::kl(self.as_dyn(), grads, x_td, w_vd, teacher_x_te, teacher_w_ve, scale)
+    }
+    /// Compares two heads on the rows that have a target.
+    fn head_compare(
+        &self,
+        x_td: &Tensor,
+        w_vd: &Tensor,
+        teacher_x_te: &Tensor,
+        teacher_w_ve: &Tensor,
+        targets: &[u32],
+    ) -> Result<Compared> {
+        head::compare(self.as_dyn(), x_td, w_vd, teacher_x_te, teacher_w_ve, targets)
+    }
+
+    // ---- optimizer ----
+
+    /// One AdamW update (`paring_optim::adamw_update`) of f32 `w`, `m`, `v`; `shadow`, if any, becomes `w` rounded to its own type.
+    fn adamw(
+        &self,
+        w: &mut Tensor,
+        m: &mut Tensor,
+        v: &mut Tensor,
+        shadow: Option<&mut Tensor>,
+        grad: &Tensor,
+        step: &AdamWStep,
+    ) -> Result<()>;
+
+    /// This backend as a trait object: what the default methods call through. Always `self`.
+    fn as_dyn(&self) -> &dyn Backend;
+}

@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod backend; // the trait
+mod check; // the shapes that every backend checks alike
+mod error;
+mod head; // losses fused with the vocabulary head, chunked over tokens: the default methods
+mod spec; // arguments
+
+pub use backend::Backend;
+pub use check::*;
+pub use error::{Error, Result};
+pub use head::{HeadGrads, head_chunk_rows};
+pub use paring_optim::AdamWStep;
+pub use spec::{Accum, AttnSpec, Compared, IGNORE};

@@ -1,0 +1,87 @@
+//! Arguments of operations that are more than a tensor.
+
+/// Whether an output is overwritten or added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accum {
+    /// Overwrite.
+    Set,
+    /// Add to what is there.
+    Add,
+}
+
+/// A target that takes part in no loss: the last token of a window has nothing to predict.
+pub const IGNORE: u32 = u32::MAX;
+
+/// What causal attention needs besides q, k and v.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttnSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`. Query head `h` reads key/value head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Multiplied into every score.
+    pub scale: f32,
+    /// Boundaries of the packed sequences: `[0, .., T]`, ascending. A query sees keys of its own sequence only.
+    pub cu_len: Vec<usize>,
+    /// Keys that came before the first query (a KV cache); only with a single sequence. Row `past + t` of k and v belongs to query `t`.
+    pub past: usize,
+}
+
+impl AttnSpec {
+    /// Packed sequences without a cache, scaled by `1 / sqrt(head_dim)`.
+    pub fn packed(heads: usize, kv_heads: usize, head_dim: usize, cu_len: Vec<usize>) -> Self {
+        AttnSpec { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), cu_len, past: 0 }
+    }
+
+    /// One sequence of `tokens` queries after `past` cached keys.
+    pub fn cached(heads: usize, kv_heads: usize, head_dim: usize, tokens: usize, past: usize) -> Self {
+        AttnSpec { past, ..AttnSpec::packed(heads, kv_heads, head_dim, vec![0, tokens]) }
+    }
+
+    /// Columns of q and of the output.
+    pub fn q_cols(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Columns of k and of v.
+    pub fn kv_cols(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Queries.
+    pub fn n_tokens(&self) -> usize {
+        self.cu_len.last().copied().unwrap_or(0)
+    }
+
+    /// Query heads that share one key/value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads.max(1)
+    }
+}
+
+/// What `Backend::head_compare` sums over the rows that have a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Compared {
+    /// Rows counted.
+    pub rows: u64,
+    /// Sum of the student's negative log-likelihoods, nats.
+    pub student_nll: f64,
+    /// Sum of the teacher's negative log-likelihoods, nats.
+    pub teacher_nll: f64,
+    /// Sum of KL(teacher || student), nats.
+    pub kl: f64,
+    /// Rows on which both put the same token first (the lowest id among equals).
+    pub agree: u64,
+}
+
+impl std::ops::AddAssign for Compared {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.student_nll += other.student_nll;
+        self.teacher_nll += other.teacher_nll;
+        self.kl += other.kl;
+        self.agree += other.agree;
+    }
+}

@@ -1,0 +1,7 @@
+#![doc = include_str!("../README.md")]
+
+mod adamw; // the update
+mod schedule; // the learning rate, and clipping
+
+pub use adamw::{AdamW, AdamWStep, adamw_update};
+pub use schedule::{Schedule, clip_factor};

@@ -1,0 +1,71 @@
+//! What can be wrong with a tensor before any arithmetic starts.
+use crate::{DType, Shape};
+use std::fmt;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error about a tensor's buffer, type or shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The product of the dimensions, in bytes, does not fit `usize`.
+    TooLarge {
+        /// The dimensions asked for.
+        dims: Vec<usize>,
+    },
+    /// More dimensions than [`Shape::MAX_RANK`].
+    Rank {
+        /// The number asked for.
+        got: usize,
+    },
+    /// The number of values differs from the shape's number of elements.
+    Length {
+        /// Values given.
+        got: usize,
+        /// Elements in the shape.
+        want: usize,
+    },
+    /// A range of rows that the tensor does not have.
+    Rows {
+        /// First row.
+        start: usize,
+        /// One past the last row.
+        end: usize,
+        /// The tensor's shape.
+        shape: Shape,
+    },
+    /// The element type differs from what the caller needs.
+    DType {
+        /// What the tensor holds.
+        got: DType,
+        /// What was needed.
+        want: DType,
+    },
+    /// The buffer belongs to another backend.
+    ForeignBuffer,
+    /// The buffer is shared, so nobody may write to it.
+    Aliased,
+    /// The allocator refused.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::TooLarge { dims } => write!(f, "a tensor of shape {dims:?} does not fit the address space"),
+            Error::Rank { got } => write!(f, "{got} dimensions, expected at most {}", Shape::MAX_RANK),
+            Error::Length { got, want } => write!(f, "{got} values for a shape of {want} elements"),
+            Error::Rows { start, end, shape } => write!(f, "rows {start}..{end} of a tensor of shape {shape}"),
+            Error::DType { got, want } => write!(f, "element type {got}, expected {want}"),
+            Error::ForeignBuffer => write!(f, "the tensor's buffer belongs to another backend"),
+            Error::Aliased => write!(f, "the output tensor is shared and cannot be written"),
+            Error::OutOfMemory { bytes } => write!(f, "cannot allocate {bytes} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,138 @@
+//! The tensor itself: a shared buffer, a type, a shape, and the first element's offset.
+use crate::{DType, Error, Result, Shape};
+use std::{any::Any, fmt, ops::Range, sync::Arc};
+
+/// Memory that some backend owns. Backends find their own kind by downcasting.
+pub trait Buffer: Any + Send + Sync + fmt::Debug {
+    /// Size in bytes.
+    fn len(&self) -> usize;
+    /// True when the size is zero.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A contiguous row-major array. Cloning shares the buffer; a shared buffer cannot be written.
+#[derive(Clone)]
+pub struct Tensor {
+    buffer: Arc<dyn Buffer>,
+    dtype: DType,
+    shape: Shape,
+    /// Elements before the first one of this tensor.
+    offset: usize,
+}
+
+impl Tensor {
+    /// A tensor that covers the start of `buffer`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when the buffer is shorter than the shape.
+    pub fn new(buffer: Arc<dyn Buffer>, dtype: DType, shape: Shape) -> Result<Self> {
+        let want = shape.elements() * dtype.size();
+        if buffer.len() < want {
+            return Err(Error::Length { got: buffer.len(), want });
+        }
+        Ok(Tensor { buffer, dtype, shape, offset: 0 })
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Dimensions.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The outermost dimension.
+    pub fn n_rows(&self) -> usize {
+        self.shape.rows()
+    }
+
+    /// Elements of one row.
+    pub fn n_cols(&self) -> usize {
+        self.shape.row_elements()
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.elements()
+    }
+
+    /// Rows `range` of the outermost dimension, sharing the buffer.
+    ///
+    /// # Errors
+    /// [`Error::Rows`] when the range is not inside.
+    pub fn rows(&self, range: Range<usize>) -> Result<Tensor> {
+        let Range { start, end } = range;
+        if start > end || end > self.n_rows() || self.shape.dims().is_empty() {
+            return Err(Error::Rows { start, end, shape: self.shape });
+        }
+        let mut view = self.clone();
+        view.offset += start * self.n_cols();
+        view.shape = self.shape.with_rows(end - start)?;
+        Ok(view)
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when the number of elements differs.
+    pub fn reshape<S>(&self, shape: S) -> Result<Tensor>
+    where
+        S: TryInto<Shape>,
+        Error: From<S::Error>,
+    {
+        let shape = shape.try_into()?;
+        if shape.elements() != self.elements() {
+            return Err(Error::Length { got: self.elements(), want: shape.elements() });
+        }
+        Ok(Tensor { shape, ..self.clone() })
+    }
+
+    /// The buffer, for the backend that owns it.
+    pub fn buffer(&self) -> &dyn Buffer {
+        &*self.buffer
+    }
+
+    /// The buffer, to write.
+    ///
+    /// # Errors
+    /// [`Error::Aliased`] when another tensor shares it.
+    pub fn buffer_mut(&mut self) -> Result<&mut dyn Buffer> {
+        match Arc::get_mut(&mut self.buffer) {
+            Some(buffer) => Ok(buffer),
+            None => Err(Error::Aliased),
+        }
+    }
+
+    /// Where this tensor's elements lie in the buffer, in bytes.
+    pub fn byte_range(&self) -> Range<usize> {
+        let size = self.dtype.size();
+        self.offset * size..(self.offset + self.elements()) * size
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {})", self.dtype, self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HostBuffer;
+
+    #[test]
+    fn views_of_views_start_where_they_should() {
+        let values: Vec<f32> = (0..12u8).map(f32::from).collect();
+        let x = HostBuffer::tensor_from_f32(&values, DType::F32, [6, 2]).unwrap();
+        let y = x.rows(1..5).unwrap().rows(2..4).unwrap();
+        assert_eq!(HostBuffer::to_f32(&y).unwrap(), [6.0, 7.0, 8.0, 9.0]);
+        assert_eq!(HostBuffer::to_f32(&y.reshape([4]).unwrap()).unwrap(), [6.0, 7.0, 8.0, 9.0]);
+        assert!(matches!(x.rows(5..7), Err(Error::Rows { .. })));
+        assert!(x.reshape([5]).is_err());
+    }
+}
