@@ -1,0 +1,433 @@
+//! The trait's methods: shapes are checked here, then a kernel runs inside the backend's own thread pool.
+use crate::{Isa, attention, elementwise, gemm, gemm::Mat, loss, norm};
+use half::bf16;
+use paring_ops::{
+    Accum, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_attention, want_elements, want_indices,
+    want_len,
+};
+use paring_tensor::{DType, HostBuffer, Shape, Tensor};
+use rayon::ThreadPool;
+
+/// The backend. Cheap to share: everything takes `&self`.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    pool: ThreadPool,
+}
+
+impl Cpu {
+    /// The best instructions this machine has, on `threads` threads, or on as many as there are processors.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when threads cannot be started.
+    pub fn new(threads: Option<usize>) -> Result<Self> {
+        Cpu::with_isa(threads, Isa::detect())
+    }
+
+    /// The given instructions.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the machine lacks them, or threads cannot be started.
+    pub fn with_isa(threads: Option<usize>, isa: Isa) -> Result<Self> {
+        let error = |message: String| Error::Device { op: "cpu", message };
+        if !isa.available() {
+            return Err(error(format!("this machine has no {isa:?}; the best it has is {:?}", Isa::detect())));
+        }
+        let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+        if threads == 0 || threads > 1024 {
+            return Err(error(format!("{threads} threads, expected 1 to 1024")));
+        }
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("paring-cpu-{i}")).build();
+        Ok(Cpu { isa, pool: pool.map_err(|e| error(e.to_string()))? })
+    }
+
+    /// The instructions in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+fn read<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [f32]> {
+    HostBuffer::slice(t).map_err(Error::in_op(op))
+}
+
+fn write<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mut [f32]> {
+    HostBuffer::slice_mut(t).map_err(Error::in_op(op))
+}
+
+/// A weight as an operand, and whether activations are rounded to bf16 beside it.
+fn weight<'a>(op: &'static str, w: &'a Tensor) -> Result<(Mat<'a>, bool)> {
+    match w.dtype() {
+        DType::F32 => Ok((Mat::rows(read(op, w)?, w.n_cols(), false), false)),
+        DType::BF16 => Ok((Mat::rows_bf16(HostBuffer::slice::<bf16>(w).map_err(Error::in_op(op))?, w.n_cols()), true)),
+        DType::F16 => Err(Error::Unsupported { op, what: "an f16 weight (convert it to bf16 or f32)".into() }),
+    }
+}
+
+/// A weight's values as f32, borrowed when they are.
+fn values<'a>(op: &'static str, w: &'a Tensor) -> Result<std::borrow::Cow<'a, [f32]>> {
+    match w.dtype() {
+        DType::F32 => Ok(read(op, w)?.into()),
+        _ => Ok(HostBuffer::to_f32(w).map_err(Error::in_op(op))?.into()),
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn alloc(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
+        HostBuffer::tensor_zeroed(dtype, shape).map_err(Error::in_op("alloc"))
+    }
+
+    fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {
+        HostBuffer::tensor_from_f32(values, dtype, shape).map_err(Error::in_op("upload"))
+    }
+
+    fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
+        HostBuffer::to_f32(x).map_err(Error::in_op("download"))
+    }
+
+    fn convert(&self, y: &mut Tensor, x: &Tensor) -> Result<()> {
+        let op = "convert";
+        want_elements(op, "x", x, y.elements())?;
+        let (x, dtype) = (values(op, x)?, y.dtype());
+        match dtype {
+            DType::F32 => write(op, y)?.copy_from_slice(&x),
+            DType::BF16 => {
+                let y = HostBuffer::slice_mut::<bf16>(y).map_err(Error::in_op(op))?;
+                self.pool.install(|| elementwise::to_bf16(self.isa, y, &x));
+            }
+            DType::F16 => {
+                let y = HostBuffer::slice_mut::<half::f16>(y).map_err(Error::in_op(op))?;
+                y.iter_mut().zip(&*x).for_each(|(y, &x)| *y = half::f16::from_f32(x));
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&self, y: &mut Tensor, value: f32) -> Result<()> {
+        let y = write("fill", y)?;
+        self.pool.install(|| elementwise::fill(y, value));
+        Ok(())
+    }
+
+    fn write_rows(&self, dst: &mut Tensor, at: usize, src: &Tensor) -> Result<()> {
+        let op = "write_rows";
+        let (cols, rows, total) = (dst.n_cols(), src.n_rows(), dst.n_rows());
+        want_2d(op, "src", src, rows, cols)?;
+        match at.checked_add(rows) {
+            Some(end) if end <= total => {}
+            _ => return Err(Error::Index { op, index: at.saturating_add(rows), len: total }),
+        }
+        let src = read(op, src)?;
+        write(op, dst)?[at * cols..][..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+
+    fn add(&self, y: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
+        let op = "add";
+        want_elements(op, "a", a, y.elements())?;
+        want_elements(op, "b", b, y.elements())?;
+        let (a, b, y) = (read(op, a)?, read(op, b)?, write(op, y)?);
+        self.pool.install(|| elementwise::add(self.isa, y, a, b));
+        Ok(())
+    }
+
+    fn accumulate(&self, y: &mut Tensor, accum: Accum, x: &Tensor) -> Result<()> {
+        let op = "accumulate";
+        want_elements(op, "x", x, y.elements())?;
+        let (x, y) = (read(op, x)?, write(op, y)?);
+        self.pool.install(|| elementwise::accumulate(self.isa, y, accum == Accum::Add, x));
+        Ok(())
+    }
+
+    fn scale(&self, y: &mut Tensor, factor: f32) -> Result<()> {
+        let y = write("scale", y)?;
+        self.pool.install(|| elementwise::scale(self.isa, y, factor));
+        Ok(())
+    }
+
+    fn sum_squares(&self, x: &Tensor) -> Result<f64> {
+        let x = read("sum_squares", x)?;
+        Ok(self.pool.install(|| elementwise::sum_squares(self.isa, x)))
+    }
+
+    fn swiglu(&self, y: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()> {
+        let op = "swiglu";
+        want_elements(op, "gate", gate, y.elements())?;
+        want_elements(op, "up", up, y.elements())?;
+        let (gate, up, y) = (read(op, gate)?, read(op, up)?, write(op, y)?);
+        self.pool.install(|| elementwise::swiglu(self.isa, y, gate, up));
+        Ok(())
+    }
+
+    fn swiglu_backward(
+        &self,
+        dgate: &mut Tensor,
+        dup: &mut Tensor,
+        dy: &Tensor,
+        gate: &Tensor,
+        up: &Tensor,
+    ) -> Result<()> {
+        let op = "swiglu_backward";
+        for (what, t) in [("dgate", &*dgate), ("dup", &*dup), ("gate", gate), ("up", up)] {
+            want_elements(op, what, t, dy.elements())?;
+        }
+        let (dy, gate, up) = (read(op, dy)?, read(op, gate)?, read(op, up)?);
+        let (dgate, dup) = (write(op, dgate)?, write(op, dup)?);
+        self.pool.install(|| elementwise::swiglu_backward(self.isa, dgate, dup, dy, gate, up));
+        Ok(())
+    }
+
+    fn embed(&self, y_td: &mut Tensor, ids: &[u32], w_vd: &Tensor) -> Result<()> {
+        let op = "embed";
+        let d = w_vd.n_cols();
+        want_2d(op, "y", y_td, ids.len(), d)?;
+        want_indices(op, ids, w_vd.n_rows(), false)?;
+        let y = write(op, y_td)?;
+        match w_vd.dtype() {
+            DType::F32 => {
+                let w = read(op, w_vd)?;
+                y.chunks_mut(d.max(1)).zip(ids).for_each(|(y, &i)| y.copy_from_slice(&w[i as usize * d..][..d]));
+            }
+            DType::BF16 => {
+                let w = HostBuffer::slice::<bf16>(w_vd).map_err(Error::in_op(op))?;
+                for (y, &i) in y.chunks_mut(d.max(1)).zip(ids) {
+                    y.iter_mut().zip(&w[i as usize * d..][..d]).for_each(|(y, w)| *y = w.to_f32());
+                }
+            }
+            DType::F16 => return Err(Error::Unsupported { op, what: "an f16 table".into() }),
+        }
+        Ok(())
+    }
+
+    fn embed_backward(&self, dw_vd: &mut Tensor, dy_td: &Tensor, ids: &[u32]) -> Result<()> {
+        let op = "embed_backward";
+        let d = dw_vd.n_cols();
+        want_2d(op, "dy", dy_td, ids.len(), d)?;
+        want_indices(op, ids, dw_vd.n_rows(), false)?;
+        let (dy, dw) = (read(op, dy_td)?, write(op, dw_vd)?);
+        for (dy, &i) in dy.chunks(d.max(1)).zip(ids) {
+            dw[i as usize * d..][..d].iter_mut().zip(dy).for_each(|(w, g)| *w += g);
+        }
+        Ok(())
+    }
+
+    fn linear(&self, y_tn: &mut Tensor, x_tk: &Tensor, w_nk: &Tensor) -> Result<()> {
+        let op = "linear";
+        let (t, n, k) = (x_tk.n_rows(), w_nk.n_rows(), w_nk.n_cols());
+        want_2d(op, "x", x_tk, t, k)?;
+        want_2d(op, "y", y_tn, t, n)?;
+        let ((w, round), x, y) = (weight(op, w_nk)?, read(op, x_tk)?, write(op, y_tn)?);
+        self.pool.install(|| gemm::gemm(self.isa, y, false, t, n, k, Mat::rows(x, k, round), w.t()));
+        Ok(())
+    }
+
+    fn linear_dx(&self, dx_tk: &mut Tensor, accum: Accum, dy_tn: &Tensor, w_nk: &Tensor) -> Result<()> {
+        let op = "linear_dx";
+        let (t, n, k) = (dy_tn.n_rows(), w_nk.n_rows(), w_nk.n_cols());
+        want_2d(op, "dy", dy_tn, t, n)?;
+        want_2d(op, "dx", dx_tk, t, k)?;
+        let ((w, round), dy, dx) = (weight(op, w_nk)?, read(op, dy_tn)?, write(op, dx_tk)?);
+        self.pool.install(|| gemm::gemm(self.isa, dx, accum == Accum::Add, t, k, n, Mat::rows(dy, n, round), w));
+        Ok(())
+    }
+
+    fn linear_dw(&self, dw_nk: &mut Tensor, dy_tn: &Tensor, x_tk: &Tensor, compute: DType) -> Result<()> {
+        let op = "linear_dw";
+        let (t, n, k) = (dy_tn.n_rows(), dw_nk.n_rows(), dw_nk.n_cols());
+        want_2d(op, "dy", dy_tn, t, n)?;
+        want_2d(op, "x", x_tk, t, k)?;
+        let round = match compute {
+            DType::F32 => false,
+            DType::BF16 => true,
+            DType::F16 => return Err(Error::Unsupported { op, what: "computing in f16".into() }),
+        };
+        let (dy, x, dw) = (read(op, dy_tn)?, read(op, x_tk)?, write(op, dw_nk)?);
+        self.pool
+            .install(|| gemm::gemm(self.isa, dw, true, n, k, t, Mat::rows(dy, n, round).t(), Mat::rows(x, k, round)));
+        Ok(())
+    }
+
+    fn rms_norm(&self, y_td: &mut Tensor, rstd_t: &mut Tensor, x_td: &Tensor, w_d: &Tensor, eps: f32) -> Result<()> {
+        let op = "rms_norm";
+        let (t, d) = (x_td.n_rows(), x_td.n_cols());
+        want_2d(op, "y", y_td, t, d)?;
+        want_elements(op, "rstd", rstd_t, t)?;
+        want_elements(op, "w", w_d, d)?;
+        let (x, w) = (read(op, x_td)?, values(op, w_d)?);
+        let (y, rstd) = (write(op, y_td)?, write(op, rstd_t)?);
+        self.pool.install(|| norm::rms_norm(self.isa, y, rstd, x, &w, eps));
+        Ok(())
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dx_td: &mut Tensor,
+        accum: Accum,
+        dw_d: &mut Tensor,
+        dy_td: &Tensor,
+        x_td: &Tensor,
+        w_d: &Tensor,
+        rstd_t: &Tensor,
+    ) -> Result<()> {
+        let op = "rms_norm_backward";
+        let (t, d) = (x_td.n_rows(), x_td.n_cols());
+        want_2d(op, "dx", dx_td, t, d)?;
+        want_2d(op, "dy", dy_td, t, d)?;
+        want_elements(op, "rstd", rstd_t, t)?;
+        want_elements(op, "w", w_d, d)?;
+        want_elements(op, "dw", dw_d, d)?;
+        let (dy, x, w, rstd) = (read(op, dy_td)?, read(op, x_td)?, values(op, w_d)?, read(op, rstd_t)?);
+        let (dx, dw) = (write(op, dx_td)?, write(op, dw_d)?);
+        self.pool.install(|| norm::rms_norm_backward(self.isa, dx, accum == Accum::Add, dw, dy, x, &w, rstd));
+        Ok(())
+    }
+
+    fn rope(&self, y: &mut Tensor, x: &Tensor, table: &Tensor, positions: &[u32], inverse: bool) -> Result<()> {
+        let op = "rope";
+        let (t, cols, h) = (x.n_rows(), x.n_cols(), table.n_cols());
+        want_2d(op, "y", y, t, cols)?;
+        want_len(op, "positions", positions.len(), t)?;
+        if h == 0 || h % 2 != 0 || cols % h != 0 {
+            return Err(Error::Shape {
+                op,
+                what: "table",
+                got: vec![table.n_rows(), h],
+                want: vec![table.n_rows(), cols],
+            });
+        }
+        want_indices(op, positions, table.n_rows(), false)?;
+        let (x, table, y) = (read(op, x)?, read(op, table)?, write(op, y)?);
+        self.pool.install(|| norm::rope(self.isa, y, x, table, positions, cols, h, inverse));
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        y: &mut Tensor,
+        lse_tn: &mut Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spec: &AttnSpec,
+    ) -> Result<()> {
+        let op = "attention";
+        want_attention(op, q, k, v, lse_tn, spec)?;
+        want_2d(op, "y", y, spec.n_tokens(), spec.q_cols())?;
+        let (q, k, v) = (read(op, q)?, read(op, k)?, read(op, v)?);
+        let (y, lse) = (write(op, y)?, write(op, lse_tn)?);
+        self.pool.install(|| attention::forward(self.isa, y, lse, q, k, v, spec));
+        Ok(())
+    }
+
+    fn attention_backward(
+        &self,
+        dq: &mut Tensor,
+        dk: &mut Tensor,
+        dv: &mut Tensor,
+        dy: &Tensor,
+        y: &Tensor,
+        lse_tn: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spec: &AttnSpec,
+    ) -> Result<()> {
+        let op = "attention_backward";
+        want_attention(op, q, k, v, lse_tn, spec)?;
+        if spec.past != 0 {
+            return Err(Error::NotRecording { op });
+        }
+        let (t, qc, kc) = (spec.n_tokens(), spec.q_cols(), spec.kv_cols());
+        for (what, x, cols) in [
+            ("dq", &*dq, qc),
+            ("dk", &*dk, kc),
+            ("dv", &*dv, kc),
+            ("dy", dy, qc),
+            ("y", y, qc),
+            ("k", k, kc),
+            ("v", v, kc),
+        ] {
+            want_2d(op, what, x, t, cols)?;
+        }
+        let saved = attention::Saved {
+            dy: read(op, dy)?,
+            y: read(op, y)?,
+            lse: read(op, lse_tn)?,
+            q: read(op, q)?,
+            k: read(op, k)?,
+            v: read(op, v)?,
+        };
+        let (dq, dk, dv) = (write(op, dq)?, write(op, dk)?, write(op, dv)?);
+        self.pool.install(|| attention::backward(self.isa, dq, dk, dv, &saved, spec));
+        Ok(())
+    }
+
+    fn cross_entropy_rows(&self, logits_tv: &mut Tensor, targets: &[u32], scale: f32) -> Result<f64> {
+        let op = "cross_entropy_rows";
+        let (t, v) = (logits_tv.n_rows(), logits_tv.n_cols());
+        want_len(op, "targets", targets.len(), t)?;
+        want_indices(op, targets, v, true)?;
+        let logits = write(op, logits_tv)?;
+        Ok(self.pool.install(|| loss::cross_entropy(self.isa, logits, v, targets, scale)))
+    }
+
+    fn kl_rows(&self, student_tv: &mut Tensor, teacher_tv: &Tensor, scale: f32) -> Result<f64> {
+        let op = "kl_rows";
+        let (t, v) = (student_tv.n_rows(), student_tv.n_cols());
+        want_2d(op, "teacher", teacher_tv, t, v)?;
+        let (teacher, student) = (read(op, teacher_tv)?, write(op, student_tv)?);
+        Ok(self.pool.install(|| loss::kl(self.isa, student, teacher, v, scale)))
+    }
+
+    fn compare_rows(&self, student_tv: &Tensor, teacher_tv: &Tensor, targets: &[u32]) -> Result<Compared> {
+        let op = "compare_rows";
+        let (t, v) = (student_tv.n_rows(), student_tv.n_cols());
+        want_2d(op, "teacher", teacher_tv, t, v)?;
+        want_len(op, "targets", targets.len(), t)?;
+        want_indices(op, targets, v, true)?;
+        let (student, teacher) = (read(op, student_tv)?, read(op, teacher_tv)?);
+        Ok(self.pool.install(|| loss::compare(self.isa, student, teacher, v, targets)))
+    }
+
+    fn adamw(
+        &self,
+        w: &mut Tensor,
+        m: &mut Tensor,
+        v: &mut Tensor,
+        shadow: Option<&mut Tensor>,
+        grad: &Tensor,
+        step: &AdamWStep,
+    ) -> Result<()> {
+        let op = "adamw";
+        let n = w.elements();
+        for (what, t) in [("m", &*m), ("v", &*v), ("grad", grad)] {
+            want_elements(op, what, t, n)?;
+        }
+        if let Some(shadow) = &shadow {
+            want_elements(op, "shadow", shadow, n)?;
+        }
+        let grad = read(op, grad)?;
+        {
+            let (w, m, v) = (write(op, w)?, write(op, m)?, write(op, v)?);
+            self.pool.install(|| elementwise::adamw(self.isa, w, m, v, grad, step));
+        }
+        match shadow {
+            Some(shadow) => self.convert(shadow, w),
+            None => Ok(()),
+        }
+    }
+
+    fn as_dyn(&self) -> &dyn Backend {
+        self
+    }
+}

@@ -1,0 +1,145 @@
+//! What a recorded run consists of, and the walk back through it. The enum is closed: an operation without a backward does not compile.
+use crate::{Block, Ctx, Grads, Observer, Site, Var, Weight};
+use paring_ops::{Accum, AttnSpec, Backend, Error, Result};
+use paring_tensor::{DType, Shape, Tensor};
+use std::sync::Arc;
+
+pub(crate) enum Node<'m> {
+    Embed { w: Weight, ids: Vec<u32>, y: usize },
+    Linear { x: Var, w: Weight, y: usize },
+    RmsNorm { x: Var, w: Weight, rstd: Tensor, y: usize },
+    Add { a: usize, b: usize, y: usize },
+    SwiGlu { gate: Var, up: Var, y: usize },
+    Rope { x: usize, table: Tensor, positions: Arc<[u32]>, y: usize },
+    Attention { q: Var, k: Var, v: Var, lse: Tensor, spec: Arc<AttnSpec>, y: Var },
+    Tap { site: Site, x: Var },
+    Recompute { f: Block<'m>, x: Var, y: usize },
+}
+
+/// Gradients of activations, by their number; each is dropped as soon as it was used.
+pub(crate) struct Slots(Vec<Option<Tensor>>);
+
+impl Slots {
+    pub(crate) fn new(n_vars: usize) -> Self {
+        Slots(vec![None; n_vars + 1])
+    }
+
+    fn take(&mut self, id: usize) -> Option<Tensor> {
+        self.0[id].take()
+    }
+
+    /// The gradient of `id` as an output, and whether to overwrite it or to add. A new one is zero.
+    fn output(&mut self, backend: &dyn Backend, id: usize, shape: Shape) -> Result<(&mut Tensor, Accum)> {
+        let slot = &mut self.0[id];
+        Ok(match slot {
+            Some(dx) => (dx, Accum::Add),
+            empty => (empty.insert(backend.alloc(DType::F32, shape)?), Accum::Set),
+        })
+    }
+
+    /// Adds `g`, of which nobody else has a copy, to the gradient of `id`.
+    pub(crate) fn put(&mut self, backend: &dyn Backend, id: usize, g: Tensor) -> Result<()> {
+        match &mut self.0[id] {
+            Some(slot) => backend.accumulate(slot, Accum::Add, &g),
+            empty => {
+                *empty = Some(g);
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds `g` to the gradient of `id` and leaves `g` usable.
+    fn put_copy(&mut self, backend: &dyn Backend, id: usize, g: &Tensor) -> Result<()> {
+        let (slot, accum) = self.output(backend, id, g.shape())?;
+        backend.accumulate(slot, accum, g)
+    }
+}
+
+pub(crate) fn walk<'m>(
+    b: &'m dyn Backend,
+    nodes: Vec<Node<'m>>,
+    slots: &mut Slots,
+    grads: &mut Grads,
+    observer: &mut Option<&mut dyn Observer>,
+) -> Result<()> {
+    // By value and in reverse: the activations of a node are freed as soon as its gradients are made.
+    for node in nodes.into_iter().rev() {
+        match node {
+            Node::Embed { w, ids, y } => {
+                if let Some(dy) = slots.take(y) {
+                    b.embed_backward(grads.get_mut(w.id), &dy, &ids)?;
+                }
+            }
+            Node::Linear { x, w, y } => {
+                if let Some(dy) = slots.take(y) {
+                    b.linear_dw(grads.get_mut(w.id), &dy, &x.tensor, w.tensor.dtype())?;
+                    let (dx, accum) = slots.output(b, x.id, x.tensor.shape())?;
+                    b.linear_dx(dx, accum, &dy, &w.tensor)?;
+                }
+            }
+            Node::RmsNorm { x, w, rstd, y } => {
+                if let Some(dy) = slots.take(y) {
+                    let (dx, accum) = slots.output(b, x.id, x.tensor.shape())?;
+                    b.rms_norm_backward(dx, accum, grads.get_mut(w.id), &dy, &x.tensor, &w.tensor, &rstd)?;
+                }
+            }
+            Node::Add { a, b: c, y } => {
+                if let Some(dy) = slots.take(y) {
+                    slots.put_copy(b, a, &dy)?;
+                    slots.put(b, c, dy)?;
+                }
+            }
+            Node::SwiGlu { gate, up, y } => {
+                if let Some(dy) = slots.take(y) {
+                    let mut dgate = b.alloc(DType::F32, dy.shape())?;
+                    let mut dup = b.alloc(DType::F32, dy.shape())?;
+                    b.swiglu_backward(&mut dgate, &mut dup, &dy, &gate.tensor, &up.tensor)?;
+                    slots.put(b, gate.id, dgate)?;
+                    slots.put(b, up.id, dup)?;
+                }
+            }
+            Node::Rope { x, table, positions, y } => {
+                if let Some(dy) = slots.take(y) {
+                    let mut dx = b.alloc(DType::F32, dy.shape())?;
+                    b.rope(&mut dx, &dy, &table, &positions, true)?;
+                    slots.put(b, x, dx)?;
+                }
+            }
+            Node::Attention { q, k, v, lse, spec, y } => {
+                if let Some(dy) = slots.take(y.id) {
+                    let mut dq = b.alloc(DType::F32, q.tensor.shape())?;
+                    let mut dk = b.alloc(DType::F32, k.tensor.shape())?;
+                    let mut dv = b.alloc(DType::F32, v.tensor.shape())?;
+                    b.attention_backward(
+                        &mut dq, &mut dk, &mut dv, &dy, &y.tensor, &lse, &q.tensor, &k.tensor, &v.tensor, &spec,
+                    )?;
+                    slots.put(b, q.id, dq)?;
+                    slots.put(b, k.id, dk)?;
+                    slots.put(b, v.id, dv)?;
+                }
+            }
+            Node::Tap { site, x } => {
+                if let Some(observer) = observer.as_deref_mut() {
+                    // A tap that the loss does not reach has no gradient yet; the observer may still start one.
+                    let (dx, _) = slots.output(b, x.id, x.tensor.shape())?;
+                    observer.gradient(b, site, &x.tensor, dx)?;
+                }
+            }
+            Node::Recompute { f, x, y } => {
+                if let Some(dy) = slots.take(y) {
+                    let mut cx = Ctx::record(b);
+                    let input = cx.var(x.tensor.clone());
+                    let output = f(&mut cx, input.clone())?;
+                    let mut inner = Slots::new(cx.n_vars());
+                    inner.put(b, output.id, dy)?;
+                    let nodes = cx.take_tape().ok_or(Error::NotRecording { op: "recompute" })?;
+                    walk(b, nodes, &mut inner, grads, observer)?;
+                    if let Some(dx) = inner.take(input.id) {
+                        slots.put(b, x.id, dx)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
