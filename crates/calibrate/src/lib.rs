@@ -1,1 +1,7 @@
 #![doc = include_str!("../README.md")]
+
+mod gram; // x^T x of the MLP's activations
+mod observe; // importance
+
+pub use gram::Gram;
+pub use observe::{Importance, geometry};

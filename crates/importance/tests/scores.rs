@@ -8,7 +8,7 @@ use proptest::prelude::*;
 fn activations(tokens: usize, channels: usize, seed: usize) -> Array2<f32> {
     Array2::from_shape_fn((tokens, channels), |(t, c)| {
         let x = ((t * 31 + c * 17 + seed * 101) as f32 * 0.7).sin();
-        if (t + c + seed) % 7 == 0 { 20.0 * x } else { x + 0.1 * c as f32 }
+        if (t + c + seed).is_multiple_of(7) { 20.0 * x } else { x + 0.1 * c as f32 }
     })
 }
 

@@ -47,6 +47,11 @@ pub enum Error {
         /// The operation.
         op: &'static str,
     },
+    /// An observer could not go on with what it was shown.
+    Observer {
+        /// What it said.
+        message: String,
+    },
     /// The device failed.
     Device {
         /// The operation.
@@ -71,6 +76,7 @@ impl fmt::Display for Error {
             Error::Index { op, index, len } => write!(f, "{op}: index {index} into {len} entries"),
             Error::Unsupported { op, what } => write!(f, "{op}: {what} is not supported by this backend"),
             Error::NotRecording { op } => write!(f, "{op}: the context's tape does not allow this"),
+            Error::Observer { message } => f.write_str(message),
             Error::Device { op, message } => write!(f, "{op}: {message}"),
         }
     }

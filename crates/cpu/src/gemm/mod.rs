@@ -25,46 +25,43 @@ const MC: usize = 120;
 const NC: usize = 2048;
 
 /// Where a product goes: rows of `ld` values, of which the first columns are written.
-///
-/// A pointer and not a slice, because several tasks write interleaved columns of one matrix: slices of it would overlap.
 #[derive(Clone, Copy)]
 pub(crate) struct Out {
     ptr: *mut f32,
-    len: usize,
     ld: usize,
+    len: usize,
 }
 
-impl Out {
-    /// All of `c`, with rows of `ld` values.
-    pub(crate) fn new(c: &mut [f32], ld: usize) -> Self {
-        Out { ptr: c.as_mut_ptr(), len: c.len(), ld }
-    }
-
-    /// The same matrix, starting `start` values later.
-    pub(crate) fn at(self, start: usize) -> Self {
-        assert!(start <= self.len, "start lies past the end");
-        // The pointer may end up one past the end, which is allowed as long as nobody reads there.
-        Out { ptr: self.ptr.wrapping_add(start), len: self.len - start, ..self }
-    }
-
-    /// The first `n` values.
-    ///
-    /// # Safety
-    /// The memory that [`Out::new`] borrowed is still borrowed, and nobody else touches these values while the slice lives.
-    #[allow(unsafe_code, reason = "disjoint parts of one matrix are written by several threads")]
-    pub(crate) unsafe fn head<'a>(self, n: usize) -> &'a mut [f32] {
-        assert!(n <= self.len, "slice ends past the end");
-        // SAFETY: inside the memory (asserted); exclusive use is the caller's obligation.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr, n) }
-    }
-}
-
-// SAFETY: `Out` is handed to tasks that write disjoint tiles of it, while `Out::new`'s caller keeps the memory borrowed.
+// SAFETY: `Out` is handed to tasks that write disjoint tiles of it; `Out::new` borrows the memory mutably for as long as the product runs.
 #[allow(unsafe_code, reason = "disjoint tiles of one matrix are written by several threads")]
 unsafe impl Send for Out {}
 // SAFETY: as above.
 #[allow(unsafe_code, reason = "disjoint tiles of one matrix are written by several threads")]
 unsafe impl Sync for Out {}
+
+impl Out {
+    /// A matrix with rows of `ld` values.
+    pub(crate) fn new(c: &mut [f32], ld: usize) -> Out {
+        Out { ptr: c.as_mut_ptr(), ld, len: c.len() }
+    }
+
+    /// The matrix that begins `offset` values further on.
+    pub(crate) fn at(&self, offset: usize) -> Out {
+        assert!(offset <= self.len, "outside of the matrix");
+        Out { ptr: self.ptr.wrapping_add(offset), ld: self.ld, len: self.len - offset }
+    }
+
+    /// The first `n` values.
+    ///
+    /// # Safety
+    /// The memory that [`Out::new`] borrowed is still there, and nobody else touches these values meanwhile.
+    #[allow(unsafe_code, reason = "disjoint tiles of one matrix are written by several threads")]
+    pub(crate) unsafe fn head<'a>(self, n: usize) -> &'a mut [f32] {
+        assert!(n <= self.len, "outside of the matrix");
+        // SAFETY: inside (asserted), the rest by contract.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, n) }
+    }
+}
 
 /// `c (+)= a b` with `a` `[m, k]`, `b` `[k, n]`, `c` `[m, n]` row-major without gaps. Uses all threads of the current rayon pool.
 ///
@@ -147,7 +144,7 @@ pub(crate) struct Scratch {
     b: Vec<f32>,
 }
 
-/// `out (+)= a b` by the calling thread alone, for the tiles of attention. The caller's task owns the tile that is written.
+/// `c (+)= a b` by the calling thread alone, for the tiles of attention.
 ///
 /// # Panics
 /// If an operand is smaller than the sizes say.
