@@ -1,6 +1,6 @@
 //! Scores against the formulas written down naively, element by element, on random activations.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView1, ArrayView2, s};
 use paring_importance::{Agg, BlockInfluence, Error, Moments, head_scores, kv_group_scores};
 use proptest::prelude::*;
 
@@ -117,6 +117,24 @@ fn block_influence_is_one_minus_the_mean_cosine() {
     }
     // Shorter sequences weigh as much as long ones: the mean is over tokens first.
     assert!(close(all.scores()[1], 4.0 / 5.0) && all.scores()[0] == 0.0, "{:?}", all.scores());
+}
+
+#[test]
+fn block_influence_averages_over_tokens_and_then_over_sequences() {
+    let (mut bi, mut want) = (BlockInfluence::new(1), 0.0);
+    for (b, tokens) in [5, 2].into_iter().enumerate() {
+        let (x, y) = (activations(tokens, 4, b), activations(tokens, 4, b + 9));
+        bi.observe_sequence(0, x.view(), y.view()).unwrap();
+        let dot = |a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>| -> f64 {
+            a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+        };
+        let cosines = (0..tokens).map(|t| {
+            let (x, y) = (x.row(t), y.row(t));
+            dot(x, y) / (dot(x, x) * dot(y, y)).sqrt()
+        });
+        want += (1.0 - cosines.sum::<f64>() / tokens as f64) / 2.0;
+    }
+    assert!(close(bi.scores()[0], want), "{:?} and not {want}", bi.scores());
 }
 
 #[test]

@@ -45,7 +45,10 @@ impl Dims {
             }
         }
         if !self.heads.is_multiple_of(self.kv_groups) {
-            return fail(format!("{} query heads, expected a multiple of the {} KV groups", self.heads, self.kv_groups));
+            return fail(format!(
+                "{} query heads, expected a multiple of the {} KV groups",
+                self.heads, self.kv_groups
+            ));
         }
         Ok(())
     }

@@ -136,6 +136,13 @@ pub enum Error {
         /// What is expected.
         want: String,
     },
+    /// A matrix holds an infinity or something that is not a number.
+    NotFinite {
+        /// Which matrix.
+        matrix: &'static str,
+        /// Where, in row-major order.
+        index: usize,
+    },
     /// A ridge that is negative, infinite or not a number.
     RidgeStrength {
         /// The strength.
@@ -162,12 +169,18 @@ impl fmt::Display for Error {
                 f,
                 "{heads} query heads do not divide among {kv_groups} KV groups, expected a multiple of {kv_groups}"
             ),
-            Error::LayersTwice => write!(f, "both a number of layers and layers to drop were given, expected one of them"),
-            Error::NoLayers { layers } => write!(f, "all {layers} layers would be dropped, expected at least 1 to stay"),
+            Error::LayersTwice => {
+                write!(f, "both a number of layers and layers to drop were given, expected one of them")
+            }
+            Error::NoLayers { layers } => {
+                write!(f, "all {layers} layers would be dropped, expected at least 1 to stay")
+            }
             Error::Layer { got, layers } => {
                 write!(f, "layer {got} does not exist, expected 0 to {}", layers.saturating_sub(1))
             }
-            Error::DroppedLayer { layer } => write!(f, "layer {layer} is dropped by the plan, so nothing of it is kept"),
+            Error::DroppedLayer { layer } => {
+                write!(f, "layer {layer} is dropped by the plan, so nothing of it is kept")
+            }
             Error::DuplicateLayer { layer } => write!(f, "layer {layer} is named twice"),
             Error::Hidden { hidden, heads, below, above } => {
                 write!(
@@ -197,6 +210,10 @@ impl fmt::Display for Error {
             Error::Values { tensor, got, want } => write!(f, "`{tensor}` has {got} values, expected {want}"),
             Error::Index { got, len } => write!(f, "index {got} into an axis of {len}"),
             Error::Matrix { matrix, got, want } => write!(f, "the {matrix} matrix has {got} values, expected {want}"),
+            Error::NotFinite { matrix, index } => write!(
+                f,
+                "value {index} of the {matrix} matrix is not a finite number; check the checkpoint and the calibration"
+            ),
             Error::RidgeStrength { got } => write!(f, "ridge {got}, expected a finite number that is not negative"),
             Error::NotPositiveDefinite { channel, pivot } => write!(
                 f,

@@ -34,8 +34,11 @@ impl Scores {
         };
         check("hidden".into(), &self.hidden, dims.hidden)?;
         check("block influence".into(), &self.block_influence, dims.layers)?;
-        let per_layer =
-            [("ffn", &self.ffn, dims.ffn), ("head", &self.heads, dims.heads), ("KV group", &self.kv_groups, dims.kv_groups)];
+        let per_layer = [
+            ("ffn", &self.ffn, dims.ffn),
+            ("head", &self.heads, dims.heads),
+            ("KV group", &self.kv_groups, dims.kv_groups),
+        ];
         for (name, scores, want) in per_layer {
             if scores.len() != dims.layers {
                 let scores_of = format!("layers of {name}");
@@ -121,7 +124,11 @@ impl Plan {
             ascending(&name("KV groups"), &l.kv_groups, teacher.kv_groups)?;
             if !l.heads.len().is_multiple_of(l.kv_groups.len()) {
                 let what = name("query heads");
-                return fail(format!("{} {what}, expected a multiple of its {} KV groups", l.heads.len(), l.kv_groups.len()));
+                return fail(format!(
+                    "{} {what}, expected a multiple of its {} KV groups",
+                    l.heads.len(),
+                    l.kv_groups.len()
+                ));
             }
             let per_group = l.heads.len() / l.kv_groups.len();
             for (heads, &group) in l.heads.chunks(per_group).zip(&l.kv_groups) {
@@ -213,9 +220,7 @@ impl Plan {
     pub fn indices(&self, axis: Axis, layer: Option<usize>) -> Result<Option<Cow<'_, [usize]>>> {
         let of_layer = || match layer {
             None => Err(Error::Plan { what: format!("{axis:?} is an axis of a layer, expected the layer's number") }),
-            Some(layer) => {
-                self.student_layer(layer).map(|i| &self.layers[i]).ok_or(Error::DroppedLayer { layer })
-            }
+            Some(layer) => self.student_layer(layer).map(|i| &self.layers[i]).ok_or(Error::DroppedLayer { layer }),
         };
         let rows = |heads: &[usize]| -> Vec<usize> {
             let d = self.teacher.head_dim;
@@ -248,9 +253,7 @@ impl Plan {
             .iter()
             .zip(shape)
             // A complete list is no list: whole dimensions are copied in one piece.
-            .map(|(&axis, &size)| {
-                Ok(self.indices(axis, layer)?.filter(|kept| kept.len() < size).map(Cow::into_owned))
-            })
+            .map(|(&axis, &size)| Ok(self.indices(axis, layer)?.filter(|kept| kept.len() < size).map(Cow::into_owned)))
             .collect::<Result<Vec<_>>>()?;
         Selection::new(tensor, shape, keep)
     }
@@ -278,7 +281,7 @@ fn top(scores: &[f64], k: usize) -> Vec<usize> {
     order
 }
 
-fn ascending(what: &str, list: &[usize], len: usize) -> Result<()> {
+pub(crate) fn ascending(what: &str, list: &[usize], len: usize) -> Result<()> {
     let fail = |what: String| Err(Error::Plan { what });
     if list.is_empty() {
         return fail(format!("no {what} are kept, expected at least 1"));
@@ -287,7 +290,7 @@ fn ascending(what: &str, list: &[usize], len: usize) -> Result<()> {
         return fail(format!("{what} are not ascending: {} is followed by {}", w[0], w[1]));
     }
     match list.last() {
-        Some(&last) if last >= len => fail(format!("{what} end with {last}, expected at most {}", len - 1)),
+        Some(&last) if last >= len => fail(format!("{what} end with {last}, expected less than {len}")),
         _ => Ok(()),
     }
 }
