@@ -221,10 +221,20 @@ impl Error {
             AlreadyExists, InvalidFilename, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
         };
         match self {
-            Error::Read { source, .. } | Error::Write { source, .. } => matches!(
-                source.kind(),
-                NotFound | PermissionDenied | NotADirectory | IsADirectory | InvalidFilename | AlreadyExists | ReadOnlyFilesystem
-            ),
+            Error::Read { source, .. } | Error::Write { source, .. } => {
+                // A loop of links has a kind of its own, which stable Rust does not name.
+                source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+                    || matches!(
+                        source.kind(),
+                        NotFound
+                            | PermissionDenied
+                            | NotADirectory
+                            | IsADirectory
+                            | InvalidFilename
+                            | AlreadyExists
+                            | ReadOnlyFilesystem
+                    )
+            }
             Error::Tensor { source, .. } => !matches!(source, paring_tensor::Error::OutOfMemory { .. }),
             Error::Announced { .. } => false,
             _ => true,

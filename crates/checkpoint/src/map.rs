@@ -7,7 +7,10 @@
 #![allow(unsafe_code, reason = "memory maps cannot be made safely; this is the only module that makes one")]
 use crate::{Error, Result, open::open_regular};
 use memmap2::Mmap;
-use std::{fs::File, path::{Path, PathBuf}};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 /// A mapped regular file.
 #[derive(Debug)]

@@ -1,2 +1,104 @@
-//! The program.
-fn main() {}
+//! The program: reads flags and recipes, runs one command, says what was wrong in one or two lines.
+
+mod args; // flags
+mod calibration; // the calibration pass
+mod card; // the model card
+mod commands; // what can be done
+mod data; // windows of token ids
+mod describe; // models in numbers, tables
+mod embedded; // the embedded teacher and its text
+mod error; // messages and exit codes
+mod fetch; // named models
+mod importance_file; // scores as a file
+mod measure; // quality and speed
+mod preflight; // what a run will take
+mod progress; // bars and lines on stderr
+mod recipe; // flags from TOML
+mod session; // what all commands share
+mod signals; // an orderly stop
+mod source; // what --model names
+mod student; // cutting weights
+mod target; // what is asked of the student
+mod training; // distillation
+mod workplace; // unfinished runs
+
+use args::{Cli, Command, NotBuilt};
+use clap::{CommandFactory, Parser};
+use error::{Failure, Result};
+use std::{
+    panic,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+fn main() -> ExitCode {
+    // A panic is a mistake of this program, never an answer: it is said in one line, and outputs are written under temporary names.
+    panic::set_hook(Box::new(|_| {}));
+    // A file that grows past the limit of its size is an error of the write, not the end of the program.
+    let ignored = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    let result = match ignored {
+        Err(e) => Err(Failure::work(format!("cannot listen for signals: {e}"))),
+        Ok(_) => panic::catch_unwind(|| dispatch(Cli::parse().command)).unwrap_or_else(|cause| {
+            let text = cause.downcast_ref::<&str>().map(ToString::to_string);
+            let text = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(Failure::work(format!("internal error, please report it: {}", paring_checkpoint::shown(&text))))
+        }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("error: {failure}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    /// Completes the flags by the recipe that they name.
+    macro_rules! with_recipe {
+        ($args:ident, $name:literal, $run:expr) => {{
+            let recipe = $args.common.recipe.clone();
+            $run(&recipe::merge($args, recipe.as_deref(), &flags_of($name), None)?)
+        }};
+    }
+    match command {
+        Command::Compress(a) => {
+            let recipe = a.common.recipe.clone();
+            let base = a.model.is_none().then_some(embedded::RECIPE);
+            commands::compress::run(&recipe::merge(a, recipe.as_deref(), &flags_of("compress"), base)?)
+        }
+        Command::Importance(a) => with_recipe!(a, "importance", commands::importance::run),
+        Command::Prune(a) => with_recipe!(a, "prune", commands::prune::run),
+        Command::Distill(a) => with_recipe!(a, "distill", commands::distill::run),
+        Command::Eval(a) => with_recipe!(a, "eval", commands::eval::run),
+        Command::Generate(a) => with_recipe!(a, "generate", commands::generate::run),
+        Command::Inspect(a) => with_recipe!(a, "inspect", commands::inspect::run),
+        Command::Fetch(a) => fetch::run(&a),
+        Command::Search(n) => not_built("search", &n),
+        Command::Correct(n) => not_built("correct", &n),
+        Command::Compare(n) => not_built("compare", &n),
+        Command::Export(n) => not_built("export", &n),
+        Command::Report(n) => not_built("report", &n),
+        Command::Doctor(n) => not_built("doctor", &n),
+    }
+}
+
+fn not_built(name: &str, _: &NotBuilt) -> Result<()> {
+    Err(Failure::input(format!(
+        "`paring {name}` is not built yet; what works: compress, importance, prune, distill, eval, generate, inspect, fetch"
+    )))
+}
+
+/// The definition of a command, which knows every flag's name.
+fn flags_of(name: &str) -> clap::Command {
+    Cli::command().find_subcommand(name).cloned().unwrap_or_default()
+}
+
+/// The command line of this run, for provenance.
+fn command_line() -> String {
+    let words = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned());
+    let quoted = words.map(|w| if w.is_empty() || w.contains(|c: char| c.is_whitespace() || "'\"\\$`".contains(c)) { format!("{w:?}") } else { w });
+    std::iter::once("paring".to_string()).chain(quoted).collect::<Vec<_>>().join(" ")
+}

@@ -4,19 +4,47 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 use toml::Table;
 
+/// Keys that say which sizes the student has. Whoever gives one of them does not want the default recipe's budget too.
+const SIZES: [&str; 7] = ["hidden", "ffn", "heads", "kv-groups", "layers", "drop-layers", "params"];
+/// Keys that do not change a result.
+const NO_MATTER: [&str; 5] = ["threads", "json", "verbose", "dry-run", "force"];
+
 /// Flags of a command as a table: what a recipe would have to say for the same run.
 pub(crate) fn table<T: Serialize>(flags: &T) -> Result<Table> {
     Table::try_from(flags).map_err(|e| Failure::input(format!("these flags cannot be written as a recipe: {e}")))
 }
 
-/// `flags` completed by the recipe at `path`; `command` knows every flag's name.
-pub(crate) fn merge<T: Serialize + DeserializeOwned>(flags: T, path: Option<&Path>, command: &clap::Command) -> Result<T> {
-    let Some(path) = path else { return Ok(flags) };
-    let fail = |e: String| Failure::input(format!("recipe {}: {e}", path.display()));
-    let text = paring_checkpoint::read_text(path, 1 << 20)?;
-    let mut merged: Table = text.parse().map_err(|e: toml::de::Error| fail(e.to_string().trim_end().replace('\n', " ")))?;
-    check_keys(&merged, command).map_err(&fail)?;
-    merged.extend(table(&flags)?);
+/// As [`table`], without what does not change the result: what has to be the same for an unfinished run to go on.
+pub(crate) fn identity<T: Serialize>(flags: &T) -> Result<Table> {
+    let mut table = table(flags)?;
+    table.retain(|key, _| !NO_MATTER.contains(&key));
+    Ok(table)
+}
+
+/// `flags` completed by the recipe at `path`, and both by the recipe `base`; `command` knows every flag's name.
+pub(crate) fn merge<T: Serialize + DeserializeOwned>(
+    flags: T,
+    path: Option<&Path>,
+    command: &clap::Command,
+    base: Option<&str>,
+) -> Result<T> {
+    if path.is_none() && base.is_none() {
+        return Ok(flags);
+    }
+    let name = path.map_or("the default recipe".into(), paring_checkpoint::shown_path);
+    let fail = |e: String| Failure::input(format!("recipe {name}: {e}"));
+    let parse = |text: &str| text.parse::<Table>().map_err(|e| fail(e.to_string().trim_end().replace('\n', " ")));
+    let mut given = Table::new();
+    if let Some(path) = path {
+        given = parse(&paring_checkpoint::read_text(path, 1 << 20)?)?;
+        check_keys(&given, command).map_err(fail)?;
+    }
+    given.extend(table(&flags)?);
+    let mut merged = base.map(parse).transpose()?.unwrap_or_default();
+    if SIZES.iter().any(|k| given.contains_key(*k)) {
+        merged.retain(|key, _| !SIZES.contains(&key));
+    }
+    merged.extend(given);
     merged.try_into().map_err(|e: toml::de::Error| fail(e.to_string().trim_end().replace('\n', " ")))
 }
 
@@ -48,4 +76,48 @@ pub(crate) fn difference(there: &Table, here: &Table) -> Option<String> {
         .map(|k| format!("`{k}` was {}, is {}", show(there, k), show(here, k)))
         .collect();
     if parts.is_empty() { None } else { Some(parts.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command, Compress};
+    use clap::Parser;
+
+    fn merged(words: &[&str], recipe: Option<&str>, base: Option<&str>) -> Result<Compress> {
+        let Command::Compress(flags) = Cli::parse_from([&["paring", "compress"], words].concat()).command else {
+            return Err(Failure::work("not compress"));
+        };
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("recipe.toml");
+        std::fs::write(&path, recipe.unwrap_or("")).unwrap();
+        merge(flags, recipe.map(|_| path.as_path()), &crate::flags_of("compress"), base)
+    }
+
+    #[test]
+    fn flags_win_over_the_recipe_and_the_recipe_over_the_base() {
+        let base = "params = '0.5'\nbudget = 1000\nlr = 0.25\n";
+        let got = merged(&["--lr", "0.125", "--seed", "9"], Some("budget = 7\nlr = 0.5\ntext = ['a.txt']"), Some(base)).unwrap();
+        assert_eq!((got.training.lr, got.training.budget, got.common.seed), (Some(0.125), Some(7), Some(9)));
+        assert_eq!(got.target.params.as_deref(), Some("0.5"));
+        assert_eq!(got.data.text, [Path::new("a.txt")]);
+        let got = merged(&["--ffn", "64"], None, Some(base)).unwrap();
+        assert_eq!((got.target.params, got.target.ffn), (None, Some(64)));
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_named() {
+        let error = merged(&[], Some("budgte = 7"), None).unwrap_err();
+        assert!(error.code == 2 && error.message.contains("`budgte`") && error.message.contains("`budget`"), "{error}");
+        let error = merged(&[], Some("budget = 'many'"), None).unwrap_err();
+        assert!(error.code == 2 && error.message.contains("budget"), "{error}");
+        assert_eq!(merged(&[], Some("budget = "), None).unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn what_does_not_change_the_result_is_no_part_of_the_identity() {
+        let flags = |words| identity(&merged(words, None, None).unwrap()).unwrap();
+        assert_eq!(flags(&["--threads", "3", "--json", "-v", "--force"]), flags(&[]));
+        assert!(difference(&flags(&["--lr", "0.5"]), &flags(&[])).is_some());
+    }
 }

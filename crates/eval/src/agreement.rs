@@ -2,10 +2,10 @@
 use paring_exec::Ctx;
 use paring_model::{Batch, Model, Result};
 use paring_ops::{Backend, Compared};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a student kept of its teacher.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// The teacher's negative log-likelihood, nats per predicted token.
     pub teacher_nll: f64,

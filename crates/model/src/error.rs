@@ -20,6 +20,13 @@ pub enum Error {
         /// What it asks for, and what is supported.
         what: String,
     },
+    /// What is wrong with a configuration, and the file it was read from.
+    At {
+        /// The file.
+        file: String,
+        /// [`Error::Config`] or [`Error::Unsupported`].
+        source: Box<Error>,
+    },
     /// A parameter that the configuration calls for is not in the checkpoint.
     MissingTensor {
         /// Its name.
@@ -45,6 +52,15 @@ pub enum Error {
         /// What the configuration says.
         want: Vec<usize>,
     },
+    /// A parameter that was to be written is not finite as bf16.
+    NotFinite {
+        /// Its name.
+        name: String,
+        /// Which of its values, in row-major order.
+        index: usize,
+        /// The value before rounding.
+        value: f32,
+    },
     /// The checkpoint could not be read.
     Checkpoint(paring_checkpoint::Error),
     /// An operation failed.
@@ -63,6 +79,7 @@ impl fmt::Display for Error {
         match self {
             Error::Config { key, problem } => write!(f, "model configuration: `{key}` {problem}"),
             Error::Unsupported { what } => write!(f, "{what}"),
+            Error::At { file, source } => write!(f, "{file}: {source}"),
             Error::MissingTensor { name, file } => {
                 write!(
                     f,
@@ -75,6 +92,9 @@ impl fmt::Display for Error {
             ),
             Error::TensorShape { name, file, got, want } => {
                 write!(f, "{file}: tensor `{name}` has shape {got:?}, the configuration says {want:?}")
+            }
+            Error::NotFinite { name, index, value } => {
+                write!(f, "`{name}`: the value at index {index} is {value}, which bf16 does not hold; nothing was written")
             }
             Error::Checkpoint(e) => e.fmt(f),
             Error::Ops(e) => e.fmt(f),
@@ -91,6 +111,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Error::At { source, .. } => Some(source),
             Error::Checkpoint(e) => Some(e),
             Error::Ops(e) => Some(e),
             _ => None,

@@ -9,6 +9,7 @@ mod gguf; // GGUF files of architecture llama, under Hugging Face's names
 mod open; // a path becomes a source of tensors, a config and an Arch
 mod params; // the table of parameters
 mod rope; // tables of rotary angles
+mod save; // config.json and weights
 
 pub use arch::{Arch, Family, LayerArch, Llama3Rope, Rope};
 pub use batch::Batch;
@@ -19,3 +20,4 @@ pub use gguf::GgufModel;
 pub use open::{Opened, SourceKind, open};
 pub use params::{Axis, ParamSpec, params};
 pub use rope::rope_table;
+pub use save::write_model;

@@ -1,8 +1,11 @@
 //! A path becomes a model: what it is, how it is configured, and where its tensors are. Everything is checked before a tensor is read.
 use crate::{Arch, Error, GgufModel, Result, gguf, params};
-use paring_checkpoint::{Limits, SafetensorsDir, TensorSource, read_json};
+use paring_checkpoint::{Limits, SafetensorsDir, TensorSource, read_json, shown_path};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 /// What kind of checkpoint a path is.
 #[derive(Debug)]
@@ -53,7 +56,9 @@ impl Opened {
                 return Err(Error::TensorShape { name, file, got: info.shape, want: spec.shape.clone() });
             }
         }
-        let known = |n: &str| specs.iter().any(|s| s.name == n) || harmless(n, &self.arch);
+        // A set: a hostile file has a million tensors, a hostile configuration tens of thousands of parameters.
+        let names: HashSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
+        let known = |n: &str| names.contains(n) || harmless(n, &self.arch);
         match source.names().into_iter().find(|n| !known(n)) {
             None => Ok(()),
             Some(name) => {
@@ -72,10 +77,11 @@ fn harmless(name: &str, arch: &Arch) -> bool {
 /// Opens a Hugging Face directory or a `.gguf` file.
 ///
 /// # Errors
-/// [`Error`] names the file and the tensor or key.
+/// [`Error::At`] for a configuration that no model here has, [`Error::MissingTensor`], [`Error::TensorShape`],
+/// [`Error::UnexpectedTensor`], [`Error::Checkpoint`]: each names the file and the tensor or key.
 pub fn open(path: &Path) -> Result<Opened> {
     let opened = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-        let gguf = gguf::open(path)?;
+        let gguf = gguf::open(path).map_err(at(path))?;
         Opened {
             path: path.into(),
             arch: gguf.arch().clone(),
@@ -83,11 +89,20 @@ pub fn open(path: &Path) -> Result<Opened> {
             kind: SourceKind::Gguf(gguf),
         }
     } else {
-        let config = read_json(&path.join("config.json"), &Limits::default())?;
-        let arch = Arch::from_config(&config)?;
+        let file = path.join("config.json");
+        let config = read_json(&file, &Limits::default())?;
+        let arch = Arch::from_config(&config).map_err(at(&file))?;
         let dir = SafetensorsDir::open(path, &Limits::default())?;
         Opened { path: path.into(), arch, config, kind: SourceKind::Directory(dir) }
     };
     opened.check()?;
     Ok(opened)
+}
+
+/// Adds the file to an error about a configuration, which knows its keys but not where they were read.
+fn at(file: &Path) -> impl Fn(Error) -> Error {
+    move |e| match e {
+        Error::Config { .. } | Error::Unsupported { .. } => Error::At { file: shown_path(file), source: Box::new(e) },
+        e => e,
+    }
 }

@@ -39,7 +39,19 @@ pub enum Control {
 /// Watches a run.
 pub trait Monitor {
     /// Called after every step.
+    ///
+    /// # Errors
+    /// Whatever the monitor cannot go on with; it ends the run.
     fn step(&mut self, trainer: &Trainer<'_>, report: &StepReport) -> Result<Control>;
+
+    /// Called before a checkpoint is written: makes durable what the monitor keeps elsewhere, and returns what it wants to find in
+    /// [`crate::Resume::At`] (the length of a log).
+    ///
+    /// # Errors
+    /// Whatever the monitor cannot go on with; it ends the run.
+    fn note(&mut self) -> Result<Value> {
+        Ok(Value::Null)
+    }
 }
 
 /// Where and how often to save.
@@ -89,7 +101,7 @@ pub fn run(
         if let Some(policy) = checkpoints {
             let due = report.step % policy.every.max(1) == 0 && !last;
             if due || control != Control::Continue {
-                state::save(trainer, &policy.dir, &policy.identity)?;
+                state::save(trainer, &policy.dir, &policy.identity, &monitor.note()?)?;
             }
         }
         if control == Control::Stop && !last {

@@ -66,23 +66,26 @@ impl<'b> Trainer<'b> {
     ///
     /// # Errors
     /// Those of `read`, of the model and of the backend.
-    pub fn new(
+    pub fn new<E: From<Error>>(
         backend: &'b dyn Backend,
         arch: Arch,
         config: TrainConfig,
-        mut read: impl FnMut(&ParamSpec) -> Result<Vec<f32>>,
-    ) -> Result<Self> {
+        mut read: impl FnMut(&ParamSpec) -> std::result::Result<Vec<f32>, E>,
+    ) -> std::result::Result<Self, E> {
+        let own = |e: paring_ops::Error| E::from(Error::from(e));
         let (mut weights, mut masters, mut moments) = (Vec::new(), Vec::new(), Vec::new());
         for spec in params(&arch) {
             let values = read(&spec)?;
-            let shape = Shape::new(&spec.shape).map_err(paring_ops::Error::in_op("trainer"))?;
+            let shape = Shape::new(&spec.shape).map_err(paring_ops::Error::in_op("trainer")).map_err(own)?;
             let dtype = if spec.shape.len() == 1 { DType::F32 } else { config.dtype };
-            weights.push(backend.upload(&values, dtype, shape)?);
-            masters.push(if dtype == DType::F32 { None } else { Some(backend.upload(&values, DType::F32, shape)?) });
-            moments.push((backend.alloc(DType::F32, shape)?, backend.alloc(DType::F32, shape)?));
+            let master = if dtype == DType::F32 { None } else { Some(backend.upload(&values, DType::F32, shape)) };
+            masters.push(master.transpose().map_err(own)?);
+            weights.push(backend.upload(&values, dtype, shape).map_err(own)?);
+            let moment = || backend.alloc(DType::F32, shape);
+            moments.push((moment().map_err(own)?, moment().map_err(own)?));
         }
-        let model = Model::from_tensors(arch, backend, weights)?;
-        let grads = Grads::zeros(backend, &model.shapes())?;
+        let model = Model::from_tensors(arch, backend, weights).map_err(Error::from)?;
+        let grads = Grads::zeros(backend, &model.shapes()).map_err(own)?;
         Ok(Trainer { backend, config, model, masters, moments, grads, step: 0, tokens: 0 })
     }
 

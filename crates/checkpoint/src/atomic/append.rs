@@ -1,5 +1,5 @@
 //! Logs of one line per event (`metrics.jsonl`): only appended to, and cut back to a known length when a run goes on from a checkpoint.
-use super::{Fs, FsFile, RealFs, failed, fs};
+use super::{Fs, FsFile, RealFs, failed};
 use crate::{Error, Result, open::open_regular};
 use std::{
     io::{Read, Seek, SeekFrom, Write},
@@ -9,7 +9,7 @@ use std::{
 /// A text file to which whole lines are appended.
 pub struct AppendLog {
     path: PathBuf,
-    file: Box<dyn fs::FsFile>,
+    file: Box<dyn FsFile>,
     len: u64,
 }
 

@@ -1,0 +1,394 @@
+//! `paring compress`: calibrate, choose, cut, distil, evaluate, write. Every stage leaves its result in the run's workplace, so that a
+//! run that was killed goes on where it was.
+use crate::{
+    args::{Compensate, Compress},
+    calibration::{Calibration, gram_bytes},
+    card::Card,
+    data::{self, Windows, context, windows},
+    describe::{count, describe, dims},
+    embedded::Part,
+    error::{Failure, Result},
+    importance_file::{self, Origin},
+    measure::{Column, Speed, agreement, speed, table},
+    preflight::{self, Forecast, inference_bytes, training_bytes, weight_bytes},
+    recipe,
+    session::Session,
+    signals::Stop,
+    source::Source,
+    student::{Cut, student_arch},
+    target::target,
+    training::{Settings, Trained, resume, train},
+    workplace::{Workplace, free_name, refuse_existing},
+};
+use paring_calibrate::Gram;
+use paring_checkpoint::{DirWriter, Overwrite, atomic, read_text};
+use paring_eval::Agreement;
+use paring_importance::ImportanceSet;
+use paring_model::{Arch, Model, params, write_model};
+use paring_prune::{Dims, Plan, Target, count_params};
+use paring_tensor::{DType, Shape, round_to};
+use paring_train::{Resume, Trainer};
+use serde_json::{Map, Value, json};
+use std::{path::PathBuf, time::Instant};
+
+const CALIBRATION_WINDOWS: usize = 64;
+const EVAL_WINDOWS: usize = 64;
+/// Part of the text that is kept out of training when no held-out text is given: one in twenty windows.
+const HELD_OUT: usize = 20;
+
+/// The three parts of the text.
+struct Texts {
+    calibration: Windows,
+    training: Windows,
+    heldout: Windows,
+}
+
+impl Texts {
+    fn new(args: &Compress, source: &Source) -> Result<Self> {
+        let eval_windows = args.eval_windows.unwrap_or(EVAL_WINDOWS);
+        let calibration_windows = args.calibration_windows.unwrap_or(CALIBRATION_WINDOWS);
+        for (flag, n) in [("eval-windows", eval_windows), ("calibration-windows", calibration_windows)] {
+            if n == 0 {
+                return Err(Failure::input(format!("--{flag} 0: expected at least 1")));
+            }
+        }
+        let mut heldout_flags = args.data.clone();
+        heldout_flags.windows = None;
+        let own_text = !args.data.text.is_empty() || args.data.tokens.is_some();
+        if source.embedded && !own_text {
+            let part = |part, limit| windows(&heldout_flags, source, part, limit);
+            let mut heldout = match &args.heldout {
+                Some(file) => from_file(args, source, file, eval_windows)?,
+                None => part(Part::Heldout, Some(eval_windows))?,
+            };
+            heldout.windows.truncate(eval_windows);
+            let calibration = part(Part::Calibration, Some(calibration_windows))?;
+            return Ok(Texts { calibration, training: windows(&args.data, source, Part::Distillation, None)?, heldout });
+        }
+        let mut training = windows(&args.data, source, Part::Distillation, None)?;
+        let heldout = match &args.heldout {
+            Some(file) => from_file(args, source, file, eval_windows)?,
+            None => {
+                let all = training.windows.len();
+                if all < 2 {
+                    return Err(Failure::input(format!(
+                        "the text gives {all} window of {} tokens, too few to train on one and evaluate on another; give more text, a \
+                         smaller --context, or --heldout FILE",
+                        context(&args.data, source)?
+                    )));
+                }
+                let mut last = training.windows.split_off(all - (all / HELD_OUT).max(1));
+                last.truncate(eval_windows);
+                Windows { windows: last, hash: training.hash.clone() }
+            }
+        };
+        let first = training.windows.iter().take(calibration_windows).cloned().collect();
+        Ok(Texts { calibration: Windows { windows: first, hash: training.hash.clone() }, training, heldout })
+    }
+
+    fn hashes(&self) -> Value {
+        json!({"calibration": self.calibration.hash, "training": self.training.hash, "heldout": self.heldout.hash})
+    }
+}
+
+fn from_file(args: &Compress, source: &Source, file: &std::path::Path, limit: usize) -> Result<Windows> {
+    let flags = crate::args::Data { text: vec![file.into()], context: args.data.context, ..Default::default() };
+    windows(&flags, source, Part::Heldout, Some(limit))
+}
+
+/// Everything that a run knows before it starts.
+struct Job<'a> {
+    args: &'a Compress,
+    session: &'a Session,
+    source: &'a Source,
+    teacher: Dims,
+    target: Target,
+    texts: Texts,
+    context: usize,
+    settings: Settings,
+    compensate: bool,
+}
+
+pub(crate) fn run(args: &Compress) -> Result<()> {
+    let begin = Instant::now();
+    let session = Session::new(&args.common)?;
+    if let Some(out) = &args.out {
+        refuse_existing(out)?;
+    }
+    let source = Source::open(args.model.as_deref())?;
+    let teacher = dims(&source.opened.arch)?;
+    let target = target(&args.target, &teacher)?;
+    let student = target.student(&teacher)?;
+    paring_prune::check_loadable(&teacher, &student)?;
+    let texts = Texts::new(args, &source)?;
+    let longest = texts.training.windows.iter().map(Vec::len).max().unwrap_or(1);
+    // The shape is known before the plan is: only which channels it will be is not.
+    let shape = shape_of(&source.opened.arch, &student);
+    let settings = Settings::new(&args.training, &session, &shape, longest, texts.training.windows.len())?;
+    let compensate = args.target.compensate.unwrap_or(Compensate::LeastSquares) == Compensate::LeastSquares;
+    let job = Job { args, session: &session, source: &source, teacher, target, texts, context: longest, settings, compensate };
+
+    let out = args.out.clone().unwrap_or_else(|| free_name("runs/compress"));
+    let forecast = job.forecast(&shape, &student);
+    let expected = forecast.seconds(&session)?;
+    if args.work.dry_run {
+        let mut json = forecast.json(expected);
+        json["student"] = json!(student);
+        return session.print(&json, &forecast.text(expected));
+    }
+    forecast.check(&out, args.work.force)?;
+    job.run(begin, out, &forecast, expected)
+}
+
+fn shape_of(teacher: &Arch, student: &Dims) -> Arch {
+    let layer = paring_model::LayerArch { heads: student.heads, kv_heads: student.kv_groups, ffn: student.ffn };
+    Arch { hidden: student.hidden, layers: vec![layer; student.layers], ..teacher.clone() }
+}
+
+impl Job<'_> {
+    fn dtype(&self) -> DType {
+        self.settings.config.dtype
+    }
+
+    fn forecast(&self, student: &Arch, sizes: &Dims) -> Forecast {
+        let (teacher, context, dtype) = (&self.source.opened.arch, self.context, self.dtype());
+        let n = student.n_params() as u64;
+        let (calibrated, trained) = (self.texts.calibration.tokens(), self.settings.tokens(context));
+        let evaluated = 2 * self.texts.heldout.tokens();
+        let (t, s) = (teacher.forward_flops_per_token(context), student.forward_flops_per_token(context));
+        let gram = if self.compensate { gram_bytes(teacher, 0..teacher.layers.len()) } else { 0 };
+        let mut forecast = Forecast {
+            params: n,
+            // Two checkpoints and the one that is being written, of three f32 values per parameter; the student in bf16.
+            disk: (3 * 12 + 2) * n + (16 << 20),
+            tokens: calibrated + trained + evaluated,
+            flops: calibrated as f64 * (t + gram as f64 / 2.0) + trained as f64 * (t + 3.0 * s) + evaluated as f64 * (t + s),
+            warnings: paring_prune::warnings(&self.teacher, sizes),
+            ..Forecast::default()
+        };
+        let teacher_bytes = weight_bytes(teacher, dtype);
+        let calibration = gram.min(1 << 30) + inference_bytes(teacher, context * paring_train::micro_windows(teacher, context));
+        let training = inference_bytes(teacher, context * self.settings.micro)
+            + training_bytes(student, dtype, context, self.settings.micro);
+        forecast.memory(&[teacher_bytes + calibration, teacher_bytes + training]);
+        forecast
+    }
+
+    fn run(&self, begin: Instant, out: PathBuf, forecast: &Forecast, expected: f64) -> Result<()> {
+        let stop = Stop::listen()?;
+        let flags = recipe::identity(self.args)?;
+        let place = Workplace::open(&out, &flags)?;
+        for warning in &forecast.warnings {
+            eprintln!("note: {warning}");
+        }
+        let teacher_hash = self.source.hash()?;
+        let identity = json!({"recipe": flags.to_string(), "teacher": teacher_hash, "data": self.texts.hashes()});
+        let teacher = self.source.load(&self.session.cpu, self.dtype())?;
+        let calibration = Calibration {
+            session: self.session,
+            model: &teacher,
+            windows: &self.texts.calibration.windows,
+            stop: &stop,
+        };
+
+        let (set, gram) = self.importance(&place, &calibration, &teacher_hash)?;
+        let plan = Plan::choose(&self.teacher, &importance_file::scores(&set)?, &self.target)?;
+        atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
+        let arch = student_arch(&self.source.opened.arch, &plan);
+        self.announce(&plan);
+
+        let (mut trainer, at) = self.trainer(&place, &identity, &plan, &arch, &calibration, gram)?;
+        let pruned = self.pruned(&place, &at, &teacher, trainer.model())?;
+        let trained =
+            train(&mut trainer, &teacher, &self.texts.training.windows, &self.settings, &place, &identity, &at, &stop)?;
+
+        let student = as_written(&trainer, &arch, self.dtype())?;
+        let agreement = agreement(self.session, &teacher, &student, &self.texts.heldout)?;
+        let teacher_speed = speed(self.session, &teacher, &self.texts.heldout)?;
+        let student_speed = speed(self.session, &student, &self.texts.heldout)?;
+        let against = |a: &Agreement| Some((a.kl, a.top1_agreement));
+        let columns = [
+            Column::new("teacher", &self.source.opened.arch, agreement.teacher_nll, None, teacher_speed),
+            // The pruned model has the student's shape, and so its speed.
+            Column::new("pruned", &arch, pruned.student_nll, against(&pruned), student_speed),
+            Column::new("distilled", &arch, agreement.student_nll, against(&agreement), student_speed),
+        ];
+        let actual = json!({
+            "seconds": begin.elapsed().as_secs_f64(), "peak_memory_bytes": preflight::peak_memory(), "speed": speeds(&columns),
+        });
+        let finished = Finished { plan: &plan, arch: &arch, trainer: &trainer, trained: &trained, columns: &columns };
+        let provenance = json!({
+            "written_by": concat!("paring ", env!("CARGO_PKG_VERSION")), "command": crate::command_line(), "inputs": identity,
+            "expected": forecast.json(expected), "actual": actual,
+        });
+        self.write(&place, &flags, &finished, &provenance)?;
+        place.close()?;
+        self.report(&out, &finished, begin.elapsed().as_secs_f64())
+    }
+
+    /// Importance from the workplace, or measured now; the Gram matrices with it if they are wanted and fit.
+    fn importance(
+        &self,
+        place: &Workplace,
+        calibration: &Calibration<'_>,
+        teacher_hash: &str,
+    ) -> Result<(ImportanceSet, Option<Gram>)> {
+        let path = place.path("importance.safetensors");
+        let origin = Origin { model: teacher_hash.into(), data: self.texts.calibration.hash.clone() };
+        if path.exists() {
+            let (set, found) = importance_file::load(&path, teacher_hash)?;
+            if found != origin {
+                let dir = paring_checkpoint::shown_path(place.out());
+                return Err(Failure::input(format!("the text changed since the unfinished run of {dir} was started; choose another --out")));
+            }
+            return Ok((set, None));
+        }
+        let (set, gram) = calibration.run(self.compensate)?;
+        importance_file::save(&path, &set, &origin)?;
+        Ok((set, gram))
+    }
+
+    fn announce(&self, plan: &Plan) {
+        let (t, s) = (self.teacher, plan.student());
+        let part = count_params(&s).non_embedding as f64 / count_params(&t).non_embedding as f64;
+        eprintln!(
+            "student: {} of {} layers, hidden {} of {}, ffn {} of {}, heads {} of {}: {:.1} % of the non-embedding parameters",
+            s.layers, t.layers, s.hidden, t.hidden, s.ffn, t.ffn, s.heads, t.heads, 100.0 * part
+        );
+    }
+
+    /// A trainer at its newest checkpoint, or at the cut teacher's weights.
+    fn trainer<'b>(
+        &'b self,
+        place: &Workplace,
+        identity: &Value,
+        plan: &Plan,
+        arch: &Arch,
+        calibration: &Calibration<'_>,
+        gram: Option<Gram>,
+    ) -> Result<(Trainer<'b>, Resume)> {
+        let (cpu, config) = (&self.session.cpu, &self.settings.config);
+        if place.path("checkpoints").exists() {
+            let zeros = |p: &paring_model::ParamSpec| Ok::<_, Failure>(vec![0.0; p.elements()]);
+            let mut trainer = Trainer::new(cpu, arch.clone(), config.clone(), zeros)?;
+            let at = resume(&mut trainer, place, identity)?;
+            if at != Resume::Fresh {
+                return Ok((trainer, at));
+            }
+        }
+        let mut cut = Cut::new(&self.source.opened, plan);
+        if self.compensate {
+            calibration.compensate(&mut cut, gram)?;
+        }
+        Ok((Trainer::new(cpu, arch.clone(), config.clone(), |spec| cut.read(spec))?, Resume::Fresh))
+    }
+
+    /// What the cut model is worth before it learns: measured once, at step 0.
+    fn pruned(&self, place: &Workplace, at: &Resume, teacher: &Model, cut: &Model) -> Result<Agreement> {
+        let path = place.path("pruned.json");
+        if *at == Resume::Fresh {
+            let measured = agreement(self.session, teacher, cut, &self.texts.heldout)?;
+            let text = serde_json::to_string(&measured).map_err(|e| Failure::work(format!("pruned.json: {e}")))?;
+            atomic::write_bytes(&path, text.as_bytes())?;
+            return Ok(measured);
+        }
+        serde_json::from_str(&read_text(&path, 1 << 16)?).map_err(|e| Failure::input(format!("{}: {e}", path.display())))
+    }
+
+    fn write(&self, place: &Workplace, flags: &toml::Table, f: &Finished<'_>, provenance: &Value) -> Result<()> {
+        let mut dir = DirWriter::create(place.out(), Overwrite::Refuse)?;
+        write_model(&mut dir, f.arch, &self.source.opened.config, |p| f.trainer.values(p.id).map_err(Failure::from))?;
+        let tokenizer = self.source.tokenizer()?;
+        for (name, bytes) in tokenizer.files()? {
+            dir.write_bytes(&name, &bytes)?;
+        }
+        if let Some(end) = tokenizer.end_token()
+            && !dir.files().contains_key("generation_config.json")
+        {
+            dir.write_bytes("generation_config.json", format!("{:#}\n", json!({"eos_token_id": end})).as_bytes())?;
+        }
+        let eval = f.eval();
+        let recipe = flags.to_string();
+        let card = Card {
+            teacher: &self.source.name,
+            command: "paring compress",
+            recipe: &recipe,
+            // Without speeds: this file is the same whenever and wherever the run is repeated.
+            table: &table(f.columns, None),
+            eval: &eval,
+            params: &count(f.arch.n_params() as u64),
+        };
+        dir.write_bytes("README.md", card.text().as_bytes())?;
+        dir.subdir("paring")?;
+        for name in ["importance.safetensors", "plan.json", "metrics.jsonl"] {
+            let path = place.path(name);
+            let bytes = std::fs::read(&path).map_err(|source| paring_checkpoint::Error::Read { path, source })?;
+            dir.write_bytes(&format!("paring/{name}"), &bytes)?;
+        }
+        dir.write_bytes("paring/recipe.toml", recipe.as_bytes())?;
+        dir.write_bytes("paring/eval.json", format!("{eval:#}\n").as_bytes())?;
+        dir.write_bytes("paring/provenance.json", format!("{provenance:#}\n").as_bytes())?;
+        Ok(dir.commit()?)
+    }
+
+    fn report(&self, out: &std::path::Path, f: &Finished<'_>, seconds: f64) -> Result<()> {
+        let mut json = json!({"out": out, "report": null, "seconds": seconds, "distillation": f.trained.json()});
+        let archs = [("teacher", &self.source.opened.arch), ("pruned", f.arch), ("student", f.arch)];
+        for ((name, arch), column) in archs.into_iter().zip(f.columns) {
+            let bytes = if name == "teacher" { self.source.opened.stored_bytes() } else { column.bytes };
+            let mut map = describe(arch, bytes);
+            column.add_to(&mut map);
+            column.add_speed_to(&mut map);
+            json[name] = Value::Object(map);
+        }
+        let mut text = table(f.columns, Some(self.dtype()));
+        text += &format!(
+            "\nheld-out: {} windows, {} tokens; distilled on {} tokens at {:.0} tokens/s; {seconds:.0} s in all\n{}\n",
+            self.texts.heldout.windows.len(),
+            data::count(&self.texts.heldout.windows),
+            count(f.trained.tokens),
+            f.trained.tokens_per_second,
+            out.display()
+        );
+        self.session.print(&json, &text)
+    }
+}
+
+/// What a run has at its end.
+struct Finished<'a> {
+    plan: &'a Plan,
+    arch: &'a Arch,
+    trainer: &'a Trainer<'a>,
+    trained: &'a Trained,
+    columns: &'a [Column],
+}
+
+impl Finished<'_> {
+    /// `eval.json`: nothing in it depends on the machine's speed.
+    fn eval(&self) -> Value {
+        let mut json = json!({"plan": self.plan.student(), "steps": self.trained.steps, "tokens": self.trained.tokens});
+        for (name, column) in ["teacher", "pruned", "student"].into_iter().zip(self.columns) {
+            let mut map = Map::new();
+            column.add_to(&mut map);
+            json[name] = Value::Object(map);
+        }
+        json
+    }
+}
+
+fn speeds(columns: &[Column]) -> Value {
+    let speed = |s: &Speed| json!({"prefill_tokens_per_second": s.prefill, "decode_tokens_per_second": s.decode});
+    columns.iter().map(|c| (c.name.to_string(), speed(&c.speed))).collect::<Map<_, _>>().into()
+}
+
+/// The student as its file will hold it: every value rounded to bf16.
+fn as_written(trainer: &Trainer<'_>, arch: &Arch, dtype: DType) -> Result<Model> {
+    let backend = trainer.backend();
+    let tensor = |spec: paring_model::ParamSpec| -> Result<_> {
+        let values: Vec<f32> = trainer.values(spec.id)?.into_iter().map(|v| round_to(v, DType::BF16)).collect();
+        let shape = Shape::new(&spec.shape).map_err(paring_ops::Error::in_op("as_written"))?;
+        Ok(backend.upload(&values, if spec.shape.len() == 1 { DType::F32 } else { dtype }, shape)?)
+    };
+    let tensors = params(arch).into_iter().map(tensor).collect::<Result<_>>()?;
+    Ok(Model::from_tensors(arch.clone(), backend, tensors)?)
+}

@@ -1,0 +1,8 @@
+//! One module per command.
+pub(crate) mod compress; // the whole job
+pub(crate) mod distill; // a student learns
+pub(crate) mod eval; // perplexity
+pub(crate) mod generate; // continue a prompt
+pub(crate) mod importance; // measure
+pub(crate) mod inspect; // what a checkpoint is
+pub(crate) mod prune; // cut

@@ -1,0 +1,72 @@
+//! Windows of token ids from `--text`, `--tokens`, or the embedded text.
+use crate::{
+    args::Data,
+    embedded::{self, Part},
+    error::{Failure, Result},
+    source::{Source, hash_all},
+};
+use paring_text::{pack, read_token_windows};
+use std::path::PathBuf;
+
+/// Tokens of a window unless `--context` says otherwise.
+pub(crate) const CONTEXT: usize = 512;
+
+/// Packed windows and where they came from.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    pub(crate) windows: Vec<Vec<u32>>,
+    /// BLAKE3 over the files.
+    pub(crate) hash: String,
+}
+
+impl Windows {
+    pub(crate) fn slices(&self) -> Vec<&[u32]> {
+        self.windows.iter().map(Vec::as_slice).collect()
+    }
+
+    /// Tokens of all windows.
+    pub(crate) fn tokens(&self) -> u64 {
+        count(&self.windows)
+    }
+}
+
+/// Tokens of windows.
+pub(crate) fn count(windows: &[Vec<u32>]) -> u64 {
+    windows.iter().map(|w| w.len() as u64).sum()
+}
+
+/// The length of windows that `data` asks for, which the model has positions for.
+pub(crate) fn context(data: &Data, source: &Source) -> Result<usize> {
+    let (context, max) = (data.context.unwrap_or(CONTEXT), source.opened.arch.max_positions);
+    match context {
+        0 | 1 => Err(Failure::input(format!("--context {context}: expected at least 2, or nothing is predicted"))),
+        n if max < n => Err(Failure::input(format!("--context {n}: {} has only {max} positions", source.name))),
+        n => Ok(n),
+    }
+}
+
+/// The windows that `data` asks for, at most `--windows` or `limit` of them. `part` is the embedded text that stands in when the model is
+/// the embedded teacher and no text is given.
+pub(crate) fn windows(data: &Data, source: &Source, part: Part, limit: Option<usize>) -> Result<Windows> {
+    if data.windows == Some(0) {
+        return Err(Failure::input("--windows 0: expected at least 1"));
+    }
+    let limit = data.windows.or(limit);
+    if let Some(file) = &data.tokens {
+        let mut windows = read_token_windows(file, source.opened.arch.vocab, limit)?;
+        let max = source.opened.arch.max_positions;
+        if let Some(n) = windows.iter().map(Vec::len).find(|n| max < *n) {
+            let file = paring_checkpoint::shown_path(file);
+            return Err(Failure::input(format!("{file}: a window of {n} tokens, but {} has only {max} positions", source.name)));
+        }
+        windows.truncate(limit.unwrap_or(usize::MAX));
+        return Ok(Windows { windows, hash: hash_all(std::slice::from_ref(file))? });
+    }
+    let files: Vec<PathBuf> = match (data.text.is_empty(), source.embedded) {
+        (false, _) => data.text.clone(),
+        (true, true) => vec![embedded::corpus(part)?],
+        (true, false) => return Err(Failure::input("no text; give --text FILE... or --tokens FILE")),
+    };
+    let windows = pack(&source.tokenizer()?, &files, context(data, source)?, limit)?;
+    Ok(Windows { windows, hash: hash_all(&files)? })
+}

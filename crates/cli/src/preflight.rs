@@ -1,0 +1,165 @@
+//! What a run will take, told before it starts and refused when it cannot fit: parameters, memory, disk, time.
+use crate::{
+    describe::count,
+    error::{Failure, Result},
+    session::Session,
+};
+use paring_cpu::Cpu;
+use paring_model::{Arch, params};
+use paring_ops::{Backend, head_chunk_rows};
+use paring_tensor::{DType, Shape};
+use serde_json::{Value, json};
+use std::{path::Path, time::Instant};
+
+/// Part of the speed of a bare matrix product that whole steps reach.
+const EFFICIENCY: f64 = 0.5;
+/// Bytes that the program itself, its tokenizer and packed operands take.
+const BASE: u64 = 150 << 20;
+
+/// The forecast of one command.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Forecast {
+    /// Parameters of the result.
+    pub(crate) params: u64,
+    pub(crate) peak_memory: u64,
+    pub(crate) disk: u64,
+    /// Tokens that run through a model.
+    pub(crate) tokens: u64,
+    /// Floating-point operations.
+    pub(crate) flops: f64,
+    /// What the shape of the result loses.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Bytes of a model's weights in memory: matrices in `dtype`, vectors in f32.
+pub(crate) fn weight_bytes(arch: &Arch, dtype: DType) -> u64 {
+    let bytes = |p: &paring_model::ParamSpec| p.elements() * if p.shape.len() == 1 { 4 } else { dtype.size() };
+    params(arch).iter().map(|p| bytes(p) as u64).sum()
+}
+
+/// Bytes of a trainer: weights, f32 masters beside bf16 weights, two moments, gradients, and what the tape keeps of `micro` windows.
+pub(crate) fn training_bytes(arch: &Arch, dtype: DType, context: usize, micro: usize) -> u64 {
+    let n = arch.n_params() as u64;
+    let masters = if dtype == DType::F32 { 0 } else { 4 * n };
+    weight_bytes(arch, dtype) + masters + 12 * n + activation_bytes(arch, context * micro) + head_bytes(arch)
+}
+
+/// Bytes of what the tape keeps of `tokens` tokens, all f32.
+pub(crate) fn activation_bytes(arch: &Arch, tokens: usize) -> u64 {
+    let layer = |l: &paring_model::LayerArch| {
+        8 * arch.hidden + 4 * l.ffn + (4 * l.heads + 3 * l.kv_heads) * arch.head_dim
+    };
+    let per_token: usize = arch.layers.iter().map(layer).sum();
+    4 * (per_token * tokens) as u64
+}
+
+/// Bytes of a forward that keeps nothing: a few buffers of the widest activation.
+pub(crate) fn inference_bytes(arch: &Arch, tokens: usize) -> u64 {
+    let widest = arch.layers.iter().map(|l| 3 * l.ffn + 4 * arch.hidden + 2 * l.heads * arch.head_dim).max().unwrap_or(0);
+    4 * (widest * tokens) as u64 + head_bytes(arch)
+}
+
+/// Logits of a chunk, of teacher and student.
+fn head_bytes(arch: &Arch) -> u64 {
+    8 * (head_chunk_rows(arch.vocab) * arch.vocab) as u64
+}
+
+impl Forecast {
+    /// Sets the memory: what the phases take, the largest counts.
+    pub(crate) fn memory(&mut self, phases: &[u64]) {
+        self.peak_memory = BASE + phases.iter().max().copied().unwrap_or(0);
+    }
+
+    /// Seconds, from a short measurement of this machine.
+    pub(crate) fn seconds(&self, session: &Session) -> Result<f64> {
+        Ok(self.flops / (EFFICIENCY * flops_per_second(&session.cpu)?))
+    }
+
+    /// Refuses what does not fit, unless `force`. `out` is where the result goes, which need not exist.
+    pub(crate) fn check(&self, out: &Path, force: bool) -> Result<()> {
+        let mut problems = Vec::new();
+        if let Some(have) = available_memory().filter(|&have| have < self.peak_memory) {
+            let (need, have) = (mib(self.peak_memory), mib(have));
+            problems.push(format!("about {need} of memory are needed and {have} are free: lower --context or --micro-batch"));
+        }
+        if let Some(have) = free_disk(out).filter(|&have| have < self.disk) {
+            let (need, have, at) = (mib(self.disk), mib(have), paring_checkpoint::shown_path(out));
+            problems.push(format!("about {need} of disk are needed and {have} are free at {at}: free some space or choose another --out"));
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let text = problems.join("; ");
+        if force {
+            eprintln!("going on although {text}");
+            return Ok(());
+        }
+        Err(Failure::work(format!("{text} (--force goes on all the same)")))
+    }
+
+    pub(crate) fn json(&self, seconds: f64) -> Value {
+        json!({
+            "params": self.params, "peak_memory_bytes": self.peak_memory, "disk_bytes": self.disk, "tokens": self.tokens,
+            "seconds": seconds, "warnings": self.warnings,
+        })
+    }
+
+    pub(crate) fn text(&self, seconds: f64) -> String {
+        let mut rows = vec![
+            vec!["plan".to_string(), "expected".to_string()],
+            vec!["parameters of the result".into(), count(self.params)],
+            vec!["peak memory".into(), mib(self.peak_memory)],
+            vec!["disk, checkpoints included".into(), mib(self.disk)],
+            vec!["tokens through a model".into(), count(self.tokens)],
+            vec!["time on this machine".into(), format!("{seconds:.0} s")],
+        ];
+        rows.extend(self.warnings.iter().map(|w| vec![format!("note: {w}")]));
+        crate::describe::table(&rows)
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", count(bytes.div_ceil(1 << 20)))
+}
+
+/// A quarter of a second of matrix products.
+fn flops_per_second(cpu: &Cpu) -> Result<f64> {
+    const N: usize = 384;
+    let shape = Shape::new(&[N, N]).map_err(paring_ops::Error::in_op("probe"))?;
+    let (x, w) = (cpu.upload(&vec![0.5; N * N], DType::F32, shape)?, cpu.upload(&vec![0.5; N * N], DType::F32, shape)?);
+    let mut y = cpu.alloc(DType::F32, shape)?;
+    cpu.linear(&mut y, &x, &w)?;
+    let (start, mut n) = (Instant::now(), 0u32);
+    while start.elapsed().as_millis() < 250 {
+        cpu.linear(&mut y, &x, &w)?;
+        n += 1;
+    }
+    Ok(f64::from(n) * 2.0 * (N as f64).powi(3) / start.elapsed().as_secs_f64().max(1e-9))
+}
+
+/// Memory that can be had without swapping; `None` where the system does not say.
+fn available_memory() -> Option<u64> {
+    proc_kib("/proc/meminfo", "MemAvailable:")
+}
+
+/// The most memory that this process has held.
+pub(crate) fn peak_memory() -> Option<u64> {
+    proc_kib("/proc/self/status", "VmHWM:")
+}
+
+fn proc_kib(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let value = text.lines().find_map(|l| l.strip_prefix(key))?;
+    value.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Free space on the volume that `out` will be on.
+fn free_disk(out: &Path) -> Option<u64> {
+    let mut at = std::path::absolute(out).ok()?;
+    loop {
+        match rustix::fs::statvfs(&at) {
+            Ok(stat) => return Some(stat.f_bavail.saturating_mul(stat.f_frsize)),
+            Err(_) => at = at.parent()?.to_path_buf(),
+        }
+    }
+}
