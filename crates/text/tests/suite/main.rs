@@ -1,4 +1,5 @@
 //! Tests of paring-text through its public API. One program, because linking several costs more than running them.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 mod bpe;
 mod directory;
 mod documents;

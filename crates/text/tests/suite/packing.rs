@@ -73,7 +73,7 @@ fn what_gives_no_window_is_an_error() {
         pack(&tokenizer, &[short.clone(), short.clone()], 512, None),
         &["short.txt and 1 more", &format!("{} tokens", 2 * n), "512"],
     );
-    check_error(pack(&tokenizer, &[short.clone()], 1, None), &["context", "at least 2"]);
+    check_error(pack(&tokenizer, std::slice::from_ref(&short), 1, None), &["context", "at least 2"]);
     check_error(pack(&tokenizer, &[short], 2, Some(0)), &["windows", "at least one"]);
     check_error(pack(&tokenizer, &[], 2, None), &["no files"]);
 }
