@@ -65,7 +65,7 @@ impl Calibration<'_> {
         let arch = self.model.arch();
         let tokens: usize = self.windows.iter().map(Vec::len).sum();
         if let Some(ffn) = arch.layers.iter().map(|l| l.ffn).max().filter(|ffn| tokens < 8 * ffn) {
-            eprintln!(
+            tell!(
                 "note: {tokens} calibration tokens are few for least squares over {ffn} neurons; expect little of it below {}",
                 8 * ffn
             );

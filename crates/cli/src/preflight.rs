@@ -91,7 +91,7 @@ impl Forecast {
         }
         let text = problems.join("; ");
         if force {
-            eprintln!("going on although {text}");
+            tell!("going on although {text}");
             return Ok(());
         }
         Err(Failure::work(format!("{text} (--force goes on all the same)")))

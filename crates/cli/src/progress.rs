@@ -50,7 +50,7 @@ impl Progress {
             self.said = Instant::now();
             let rate = (done - self.at_start.min(done)) as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
             let left = (self.total.saturating_sub(done)) as f64 / rate.max(1e-9);
-            eprintln!("{}: {done}/{} {}, {rate:.1}/s, {left:.0} s left {note}", self.name, self.total, self.unit);
+            tell!("{}: {done}/{} {}, {rate:.1}/s, {left:.0} s left {note}", self.name, self.total, self.unit);
         }
     }
 

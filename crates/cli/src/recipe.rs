@@ -11,7 +11,17 @@ const NO_MATTER: [&str; 5] = ["threads", "json", "verbose", "dry-run", "force"];
 
 /// Flags of a command as a table: what a recipe would have to say for the same run.
 pub(crate) fn table<T: Serialize>(flags: &T) -> Result<Table> {
-    Table::try_from(flags).map_err(|e| Failure::input(format!("these flags cannot be written as a recipe: {e}")))
+    let mut table =
+        Table::try_from(flags).map_err(|e| Failure::input(format!("these flags cannot be written as a recipe: {e}")))?;
+    for value in table.iter_mut().map(|(_, value)| value) {
+        if let toml::Value::Float(f) = value
+            && f64::from(*f as f32) == *f
+        {
+            // An f32: its own shortest digits (0.001) read back to the same f32, those of the f64 beside it (0.0010000000474974513) are noise.
+            *f = (*f as f32).to_string().parse().unwrap_or(*f);
+        }
+    }
+    Ok(table)
 }
 
 /// As [`table`], without what does not change the result: what has to be the same for an unfinished run to go on.
@@ -45,7 +55,15 @@ pub(crate) fn merge<T: Serialize + DeserializeOwned>(
         merged.retain(|key, _| !SIZES.contains(&key));
     }
     merged.extend(given);
-    merged.try_into().map_err(|e: toml::de::Error| fail(e.to_string().trim_end().replace('\n', " ")))
+    let wrong = |e: toml::de::Error| e.to_string().trim_end().replace('\n', " ");
+    merged.clone().try_into().map_err(|e: toml::de::Error| {
+        // The error of a flattened structure does not say where it is: the key that fails on its own does.
+        let alone = |(key, value): (&String, &toml::Value)| {
+            let one = Table::from_iter([(key.clone(), value.clone())]);
+            one.try_into::<T>().err().map(|e| format!("`{key}`: {}", wrong(e)))
+        };
+        fail(merged.iter().find_map(alone).unwrap_or_else(|| wrong(e)))
+    })
 }
 
 /// Every key has to be the name of a flag.

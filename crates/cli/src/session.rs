@@ -29,7 +29,10 @@ impl Session {
         if common.threads == Some(0) {
             return Err(Failure::input("--threads 0: expected at least 1"));
         }
-        let cpu = Cpu::new(common.threads).map_err(Failure::input)?;
+        let cpu = Cpu::new(common.threads).map_err(|e| match common.threads {
+            Some(n) => Failure::input(e).at(format!("--threads {n}")),
+            None => Failure::input(e),
+        })?;
         let (seed, json) = (common.seed.unwrap_or(0), common.json);
         Ok(Session { cpu, seed, json, verbose: common.verbose, dtype: common.dtype })
     }
@@ -46,7 +49,7 @@ impl Session {
     /// Says something on stderr when `-v` asks for more.
     pub(crate) fn say(&self, text: impl std::fmt::Display) {
         if self.verbose {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     }
 

@@ -60,10 +60,11 @@ impl Source {
     }
 
     /// Ids that end a text: all that `generation_config.json` or the configuration names, and the tokenizer's.
-    pub(crate) fn stop_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+    pub(crate) fn stop_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         let mut ids: Vec<u32> = tokenizer.end_token().into_iter().collect();
-        let generation = self.opened.path.join("generation_config.json");
-        let generation = paring_checkpoint::read_json(&generation, &paring_checkpoint::Limits::default()).ok();
+        let path = self.opened.path.join("generation_config.json");
+        let generation =
+            path.exists().then(|| paring_checkpoint::read_json(&path, &paring_checkpoint::Limits::default())).transpose()?;
         for config in generation.iter().chain([&self.opened.config]) {
             let value = config.get("eos_token_id");
             let listed = value.and_then(serde_json::Value::as_array).into_iter().flatten().chain(value);
@@ -71,7 +72,7 @@ impl Source {
         }
         ids.sort_unstable();
         ids.dedup();
-        ids
+        Ok(ids)
     }
 }
 
@@ -100,7 +101,7 @@ fn resolve(name: &str) -> Result<PathBuf> {
         return found;
     }
     Err(Failure::input(format!(
-        "--model {}: there is no such file or directory, and it is no name that `paring fetch` knows ({})",
+        "{}: there is no such file or directory, and it is no name that `paring fetch` knows ({})",
         paring_checkpoint::shown(name),
         fetch::names()
     )))
@@ -133,7 +134,7 @@ fn hub(name: &str, cache: &Path) -> Option<Result<PathBuf>> {
         return Some(Ok(snapshot));
     }
     Some(Err(Failure::input(format!(
-        "--model {id}: revision {rev} is not in the Hugging Face cache {}; get it with `huggingface-cli download {id}`",
+        "{id}: revision {rev} is not in the Hugging Face cache {}; get it with `huggingface-cli download {id}`",
         cache.display()
     ))))
 }

@@ -36,7 +36,7 @@ pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
         ffn: given.ffn.is_none(),
         ..Mutable::default()
     };
-    let budget = match param_target(budget)? {
+    let part = match param_target(budget)? {
         ParamTarget::Fraction(part) if fixed != *teacher => {
             // A part of the teacher's parameters, not of what the given axes leave.
             let of = |d: &Dims| paring_prune::count_params(d).non_embedding as f64;
@@ -44,7 +44,8 @@ pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
         }
         other => other,
     };
-    let chosen = choose_shape(&fixed, budget, &SearchOptions { mutable, ..SearchOptions::default() })?;
+    let chosen = choose_shape(&fixed, part, &SearchOptions { mutable, ..SearchOptions::default() })
+        .map_err(|e| Failure::from(e).at(format!("--params {budget}")))?;
     Ok(Target {
         hidden: given.hidden.or(chosen.hidden),
         ffn: given.ffn.or(chosen.ffn),

@@ -20,6 +20,8 @@ use std::time::Instant;
 
 /// Tokens of a run that says nothing about them: one pass over the text, but at most this many.
 const BUDGET: u64 = 2_000_000;
+/// More than anybody trains on, and far from where products with it would wrap.
+const MAX_BUDGET: u64 = 1_000_000_000_000_000;
 /// Windows of a step.
 const BATCH: usize = 8;
 /// Peak learning rate: what the papers use for models of some billions (arXiv 2408.11796, table 4).
@@ -50,7 +52,10 @@ impl Settings {
         }
         let per_step = (batch * context) as u64;
         let one_pass = (windows * context) as u64;
-        let budget = flags.budget.unwrap_or(one_pass.min(BUDGET)).max(1);
+        let budget = flags.budget.unwrap_or(one_pass.min(BUDGET));
+        if budget == 0 || MAX_BUDGET < budget {
+            return Err(wrong("budget", &budget, &format!("1 to {MAX_BUDGET}")));
+        }
         let steps = budget.div_ceil(per_step);
         let lr = flags.lr.unwrap_or(LR);
         if !(0.0 < lr && lr <= 1.0) {
@@ -67,6 +72,9 @@ impl Settings {
         let clip = flags.clip.unwrap_or(1.0);
         if !(clip.is_finite() && 0.0 <= clip) {
             return Err(wrong("clip", &clip, "0 or more"));
+        }
+        if flags.micro_batch == Some(0) {
+            return Err(wrong("micro-batch", &0, "at least 1"));
         }
         let micro = flags.micro_batch.unwrap_or_else(|| micro_windows(student, context)).clamp(1, batch);
         let every = flags.checkpoint_every.unwrap_or(EVERY);
@@ -136,9 +144,9 @@ pub(crate) fn resume(trainer: &mut Trainer<'_>, place: &Workplace, identity: &Va
     let resume = load_latest(trainer, &place.path("checkpoints"), identity)?;
     if let Resume::At { step, skipped, .. } = &resume {
         for damaged in skipped {
-            eprintln!("passed over a damaged checkpoint: {damaged}");
+            tell!("passed over a damaged checkpoint: {damaged}");
         }
-        eprintln!("going on after step {step}");
+        tell!("going on after step {step}");
     }
     Ok(resume)
 }

@@ -404,7 +404,7 @@ impl Backend for Cpu {
         w: &mut Tensor,
         m: &mut Tensor,
         v: &mut Tensor,
-        shadow: Option<&mut Tensor>,
+        mut shadow: Option<&mut Tensor>,
         grad: &Tensor,
         step: &AdamWStep,
     ) -> Result<()> {
@@ -413,8 +413,11 @@ impl Backend for Cpu {
         for (what, t) in [("m", &*m), ("v", &*v), ("grad", grad)] {
             want_elements(op, what, t, n)?;
         }
-        if let Some(shadow) = &shadow {
+        if let Some(shadow) = &mut shadow {
             want_elements(op, "shadow", shadow, n)?;
+            // It is written last: that it can be written has to be known before the weights are.
+            HostBuffer::tensor_bytes(shadow).map_err(Error::in_op(op))?;
+            shadow.buffer_mut().map_err(Error::in_op(op))?;
         }
         let grad = read(op, grad)?;
         {

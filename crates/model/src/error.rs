@@ -94,7 +94,10 @@ impl fmt::Display for Error {
                 write!(f, "{file}: tensor `{name}` has shape {got:?}, the configuration says {want:?}")
             }
             Error::NotFinite { name, index, value } => {
-                write!(f, "`{name}`: the value at index {index} is {value}, which bf16 does not hold; nothing was written")
+                write!(
+                    f,
+                    "`{name}`: the value at index {index} is {value}, which bf16 does not hold; nothing was written"
+                )
             }
             Error::Checkpoint(e) => e.fmt(f),
             Error::Ops(e) => e.fmt(f),

@@ -1,1 +1,12 @@
 #![doc = include_str!("../README.md")]
+
+mod attention; // causal softmax attention with grouped heads
+mod backend; // the trait: checks, then the loops of the other files
+mod elementwise; // sums, SwiGLU
+mod embed; // rows of a table
+mod linear; // matrix products
+mod loss; // rows of logits
+mod norm; // RMSNorm and rotary embeddings
+mod optimizer; // AdamW
+
+pub use backend::Reference;

@@ -8,8 +8,8 @@ use paring_checkpoint::{AppendLog, DirWriter, Overwrite, read_text};
 use paring_cpu::Cpu;
 use paring_eval::likelihood;
 use paring_model::{Arch, write_model};
-use paring_tensor::DType;
 use paring_optim::{AdamW, Schedule};
+use paring_tensor::DType;
 use paring_text::{Tokenizer, pack, read_documents, train_bpe};
 use paring_train::{
     CheckpointPolicy, Control, DataOrder, Monitor, Objective, Resume, StepReport, TrainConfig, Trainer, initial_values,
@@ -142,7 +142,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         dtype: DType::F32,
         recompute: false,
     };
-    let mut trainer = Trainer::new(&cpu, arch.clone(), config, |p| Ok::<_, paring_train::Error>(initial_values(&arch, p, recipe.seed)))?;
+    let mut trainer = Trainer::new(&cpu, arch.clone(), config, |p| {
+        Ok::<_, paring_train::Error>(initial_values(&arch, p, recipe.seed))
+    })?;
     let policy = CheckpointPolicy {
         dir: args.work.join("checkpoints"),
         every: 100,

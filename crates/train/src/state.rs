@@ -56,7 +56,8 @@ pub fn save(trainer: &Trainer<'_>, dir: &Path, identity: &Value, note: &Value) -
     let mut out = DirWriter::create(&target, Overwrite::Replace)?;
     let specs = trainer.model().specs();
     let names = |p: &ParamSpec| PARTS.map(|part| format!("{}.{part}", p.name));
-    let tensors = specs.iter().flat_map(|p| names(p).map(|n| TensorSpec::new(n, DType::F32, p.shape.clone()))).collect();
+    let tensors =
+        specs.iter().flat_map(|p| names(p).map(|n| TensorSpec::new(n, DType::F32, p.shape.clone()))).collect();
     let mut writer = ModelWriter::new(&mut out, tensors, BTreeMap::new(), u64::MAX)?;
     for spec in specs {
         for (name, tensor) in names(spec).iter().zip(trainer.state(spec.id)) {
@@ -109,7 +110,8 @@ pub fn load_latest(trainer: &mut Trainer<'_>, dir: &Path, identity: &Value) -> R
     match skipped.first() {
         None => Ok(Resume::Fresh),
         Some(first) => {
-            let problem = format!("every checkpoint is damaged; the newest: {first}; remove the directory to begin anew");
+            let problem =
+                format!("every checkpoint is damaged; the newest: {first}; remove the directory to begin anew");
             Err(Error::State { path: dir.display().to_string(), problem })
         }
     }

@@ -179,7 +179,7 @@ impl Job<'_> {
         let flags = recipe::identity(self.args)?;
         let place = Workplace::open(&out, &flags)?;
         for warning in &forecast.warnings {
-            eprintln!("note: {warning}");
+            tell!("note: {warning}");
         }
         let teacher_hash = self.source.hash()?;
         let identity = json!({"recipe": flags.to_string(), "teacher": teacher_hash, "data": self.texts.hashes()});
@@ -251,7 +251,7 @@ impl Job<'_> {
     fn announce(&self, plan: &Plan) {
         let (t, s) = (self.teacher, plan.student());
         let part = count_params(&s).non_embedding as f64 / count_params(&t).non_embedding as f64;
-        eprintln!(
+        tell!(
             "student: {} of {} layers, hidden {} of {}, ffn {} of {}, heads {} of {}: {:.1} % of the non-embedding parameters",
             s.layers, t.layers, s.hidden, t.hidden, s.ffn, t.ffn, s.heads, t.heads, 100.0 * part
         );

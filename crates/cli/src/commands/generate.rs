@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
     // Asked for more than fits is an error; the default is what fits.
     let max_tokens = args.max_tokens.unwrap_or(100.min(room));
     let model = source.load(&session.cpu, session.dtype(DType::F32))?;
-    let request = Request { prompt: ids, max_tokens, sampler, stop: source.stop_ids(&tokenizer) };
+    let request = Request { prompt: ids, max_tokens, sampler, stop: source.stop_ids(&tokenizer)? };
 
     let mut stream = tokenizer.stream();
     let mut failure = None;

@@ -11,6 +11,7 @@ use crate::{
     session::Session,
     signals::Stop,
     source::Source,
+    workplace::{create_parent, refuse_existing},
 };
 use paring_tensor::DType;
 use serde_json::json;
@@ -20,9 +21,7 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     let begin = Instant::now();
     let session = Session::new(&args.common)?;
     let Some(out) = &args.out else { return Err(Failure::input("where to? give --out FILE.safetensors")) };
-    if out.symlink_metadata().is_ok() {
-        return Err(paring_checkpoint::Error::Exists { path: out.clone() }.into());
-    }
+    refuse_existing(out)?;
     let source = Source::open(args.model.as_deref())?;
     let windows = windows(&args.data, &source, Part::Calibration, None)?;
     let (arch, dtype) = (&source.opened.arch, session.dtype(DType::F32));
@@ -42,6 +41,7 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     }
     forecast.check(out, args.work.force)?;
     let stop = Stop::listen()?;
+    create_parent(out)?;
     let model = source.load(&session.cpu, dtype)?;
     let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
     let (set, _) = calibration.run(false)?;

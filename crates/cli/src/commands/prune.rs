@@ -13,9 +13,9 @@ use crate::{
     source::Source,
     student::{Cut, student_arch},
     target::target,
-    workplace::refuse_existing,
+    workplace::{create_parent, refuse_existing},
 };
-use paring_checkpoint::{DirWriter, Overwrite, atomic};
+use paring_checkpoint::{DirWriter, Overwrite};
 use paring_model::write_model;
 use paring_prune::Plan;
 use paring_tensor::DType;
@@ -67,16 +67,14 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     }
     forecast.check(out, args.work.force)?;
     let stop = Stop::listen()?;
+    create_parent(out)?;
     for warning in plan.warnings() {
-        eprintln!("note: {warning}");
+        tell!("note: {warning}");
     }
     let mut cut = Cut::new(&source.opened, &plan);
     if let Some(windows) = &windows {
         let model = source.load(&session.cpu, dtype)?;
         Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop }.compensate(&mut cut, None)?;
-    }
-    if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
-        atomic::create_dir_all(parent)?;
     }
     let mut dir = DirWriter::create(out, Overwrite::Refuse)?;
     write_model(&mut dir, &arch, &source.opened.config, |spec| cut.read(spec))?;

@@ -1,0 +1,242 @@
+//! The operations of `Backend` with the shapes of their operands. Legend: `t` tokens, `n`/`k` outputs/inputs of a linear map, `d` model
+//! width, `e` the teacher's, `v` vocabulary, `h` head width.
+use paring_ops::{Accum, AttnSpec};
+use paring_tensor::DType;
+
+/// An operation and its shapes.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "fields are the shapes of the legend")]
+pub enum Op {
+    Alloc {
+        n: usize,
+        dtype: DType,
+    },
+    /// Upload and download.
+    Upload {
+        n: usize,
+        dtype: DType,
+    },
+    Convert {
+        n: usize,
+        from: DType,
+        to: DType,
+    },
+    Fill {
+        n: usize,
+    },
+    /// `src_rows` rows into `rows` rows, from row `at` on.
+    WriteRows {
+        rows: usize,
+        cols: usize,
+        at: usize,
+        src_rows: usize,
+    },
+    Add {
+        n: usize,
+    },
+    Accumulate {
+        n: usize,
+        accum: Accum,
+    },
+    Scale {
+        n: usize,
+    },
+    SumSquares {
+        n: usize,
+    },
+    Swiglu {
+        n: usize,
+    },
+    SwigluBackward {
+        n: usize,
+    },
+    Embed {
+        t: usize,
+        v: usize,
+        d: usize,
+        dtype: DType,
+    },
+    EmbedBackward {
+        t: usize,
+        v: usize,
+        d: usize,
+    },
+    Linear {
+        t: usize,
+        k: usize,
+        n: usize,
+        dtype: DType,
+    },
+    LinearDx {
+        t: usize,
+        k: usize,
+        n: usize,
+        dtype: DType,
+        accum: Accum,
+    },
+    /// `dtype` is the type to compute in.
+    LinearDw {
+        t: usize,
+        k: usize,
+        n: usize,
+        dtype: DType,
+    },
+    RmsNorm {
+        t: usize,
+        d: usize,
+        dtype: DType,
+    },
+    RmsNormBackward {
+        t: usize,
+        d: usize,
+        dtype: DType,
+        accum: Accum,
+    },
+    Rope {
+        t: usize,
+        heads: usize,
+        h: usize,
+        inverse: bool,
+    },
+    /// `spare` rows of keys and values behind those that the queries see: a cache that is not full.
+    Attention {
+        spec: AttnSpec,
+        spare: usize,
+    },
+    AttentionBackward {
+        spec: AttnSpec,
+    },
+    /// Every `ignore_every`-th target is `IGNORE`; 0 for none. Likewise below.
+    CrossEntropyRows {
+        t: usize,
+        v: usize,
+        ignore_every: usize,
+    },
+    KlRows {
+        t: usize,
+        v: usize,
+    },
+    CompareRows {
+        t: usize,
+        v: usize,
+        ignore_every: usize,
+    },
+    HeadCrossEntropy {
+        t: usize,
+        d: usize,
+        v: usize,
+        dtype: DType,
+        wanted: Wanted,
+        ignore_every: usize,
+    },
+    HeadKl {
+        t: usize,
+        d: usize,
+        e: usize,
+        v: usize,
+        dtype: DType,
+        wanted: Wanted,
+    },
+    HeadCompare {
+        t: usize,
+        d: usize,
+        e: usize,
+        v: usize,
+        dtype: DType,
+        ignore_every: usize,
+    },
+    AdamW {
+        n: usize,
+        shadow: Option<DType>,
+    },
+}
+
+/// Which gradients a fused head is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wanted {
+    /// The loss alone.
+    Loss,
+    /// The gradient of the activations: the head is frozen.
+    Dx,
+    /// Both.
+    DxDw,
+}
+
+impl Op {
+    /// The method's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Alloc { .. } => "alloc",
+            Op::Upload { .. } => "upload",
+            Op::Convert { .. } => "convert",
+            Op::Fill { .. } => "fill",
+            Op::WriteRows { .. } => "write_rows",
+            Op::Add { .. } => "add",
+            Op::Accumulate { .. } => "accumulate",
+            Op::Scale { .. } => "scale",
+            Op::SumSquares { .. } => "sum_squares",
+            Op::Swiglu { .. } => "swiglu",
+            Op::SwigluBackward { .. } => "swiglu_backward",
+            Op::Embed { .. } => "embed",
+            Op::EmbedBackward { .. } => "embed_backward",
+            Op::Linear { .. } => "linear",
+            Op::LinearDx { .. } => "linear_dx",
+            Op::LinearDw { .. } => "linear_dw",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::RmsNormBackward { .. } => "rms_norm_backward",
+            Op::Rope { .. } => "rope",
+            Op::Attention { .. } => "attention",
+            Op::AttentionBackward { .. } => "attention_backward",
+            Op::CrossEntropyRows { .. } => "cross_entropy_rows",
+            Op::KlRows { .. } => "kl_rows",
+            Op::CompareRows { .. } => "compare_rows",
+            Op::HeadCrossEntropy { .. } => "head_cross_entropy",
+            Op::HeadKl { .. } => "head_kl",
+            Op::HeadCompare { .. } => "head_compare",
+            Op::AdamW { .. } => "adamw",
+        }
+    }
+
+    /// Floating-point operations of the usual algorithm: additions and multiplications, and an exponential as one. 0 for operations that
+    /// only move numbers.
+    pub fn flops(&self) -> f64 {
+        let product = |a: usize, b: usize, c: usize| 2.0 * a as f64 * b as f64 * c as f64;
+        let head = |wanted: &Wanted| match wanted {
+            Wanted::Loss => 1.0,
+            Wanted::Dx => 2.0,
+            Wanted::DxDw => 3.0,
+        };
+        match self {
+            Op::Alloc { .. } | Op::Upload { .. } | Op::Convert { .. } | Op::Fill { .. } | Op::WriteRows { .. } => 0.0,
+            Op::Embed { .. } | Op::Accumulate { accum: Accum::Set, .. } => 0.0,
+            Op::Add { n } | Op::Accumulate { n, .. } | Op::Scale { n } => *n as f64,
+            Op::SumSquares { n } => 2.0 * *n as f64,
+            Op::Swiglu { n } => 5.0 * *n as f64,
+            Op::SwigluBackward { n } => 11.0 * *n as f64,
+            Op::EmbedBackward { t, d, .. } => (t * d) as f64,
+            Op::Linear { t, k, n, .. } | Op::LinearDx { t, k, n, .. } | Op::LinearDw { t, k, n, .. } => {
+                product(*t, *k, *n)
+            }
+            Op::RmsNorm { t, d, .. } => 4.0 * (t * d) as f64,
+            Op::RmsNormBackward { t, d, .. } => 10.0 * (t * d) as f64,
+            Op::Rope { t, heads, h, .. } => 3.0 * (t * heads * h) as f64,
+            // Two products forward; five backward, the scores once more among them.
+            Op::Attention { spec, .. } => 2.0 * 2.0 * (spec.heads * spec.head_dim) as f64 * pairs(spec),
+            Op::AttentionBackward { spec } => 5.0 * 2.0 * (spec.heads * spec.head_dim) as f64 * pairs(spec),
+            Op::CrossEntropyRows { t, v, .. } => 5.0 * (t * v) as f64,
+            Op::KlRows { t, v } => 12.0 * (t * v) as f64,
+            Op::CompareRows { t, v, .. } => 10.0 * (t * v) as f64,
+            Op::HeadCrossEntropy { t, d, v, wanted, .. } => head(wanted) * product(*t, *d, *v),
+            Op::HeadKl { t, d, e, v, wanted, .. } => head(wanted) * product(*t, *d, *v) + product(*t, *e, *v),
+            Op::HeadCompare { t, d, e, v, .. } => product(*t, *d, *v) + product(*t, *e, *v),
+            Op::AdamW { n, .. } => 14.0 * *n as f64,
+        }
+    }
+}
+
+/// Pairs of a query and a key that it sees, in one head.
+fn pairs(spec: &AttnSpec) -> f64 {
+    let seen = |len: usize| len as f64 * (spec.past as f64 + (len as f64 + 1.0) / 2.0);
+    spec.cu_len.windows(2).map(|w| seen(w[1].saturating_sub(w[0]))).sum()
+}

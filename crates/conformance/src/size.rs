@@ -1,0 +1,310 @@
+//! What rounding errors of an output are measured by: the sum of the absolute values of the terms that make it.
+//!
+//! A result's own value is no measure where terms cancel, and the largest value of a tensor is none for its small entries, which an outlier
+//! would hide. Errors of terms count as well: `exp(x - max)` inherits the rounding of its argument, so its size is `1 + |x - max|` times it.
+use crate::{
+    call::{Call, wide},
+    case::{Case, SCALE},
+    check::Outcome,
+    op::Op,
+};
+use paring_ops::{Accum, AttnSpec, Backend, IGNORE, Result};
+use paring_reference::Reference;
+use paring_tensor::{DType, round_to};
+
+/// How one output tensor is compared.
+pub(crate) enum Size {
+    /// Bit by bit.
+    Exact,
+    /// By the size of each element, in the bounds of a type.
+    Rounded(DType, Vec<f64>),
+}
+
+/// Sizes of the output tensors, and of the returned numbers, where 0 is exact.
+type Sizes = (Vec<Size>, Vec<f64>);
+
+/// Exponentials may be flushed to zero below the smallest normal f32 (2^-126); 2^-100 times the bound of f32 allows for that.
+const UNDERFLOW: f64 = 1.0 / (1u128 << 100) as f64;
+
+pub(crate) fn sizes(case: &Case, call: &Call, want: &Outcome) -> Result<Sizes> {
+    let f32s = |sizes: Vec<Vec<f64>>| sizes.into_iter().map(|s| Size::Rounded(DType::F32, s)).collect::<Vec<Size>>();
+    Ok(match &case.op {
+        Op::Alloc { .. } | Op::Upload { .. } | Op::Convert { .. } | Op::Fill { .. } | Op::WriteRows { .. } => exact(),
+        // One rounding each, which IEEE 754 prescribes.
+        Op::Add { .. } | Op::Accumulate { .. } | Op::Scale { .. } | Op::Embed { .. } => exact(),
+        Op::SumSquares { .. } => (Vec::new(), want.numbers.clone()),
+        Op::EmbedBackward { .. } | Op::Linear { .. } | Op::LinearDx { .. } | Op::LinearDw { .. } => {
+            (f32s(absolute(call)?), Vec::new())
+        }
+        Op::RmsNorm { .. } => (f32s(absolute(call)?), Vec::new()),
+        Op::Swiglu { .. } => (f32s(vec![swiglu(call)]), Vec::new()),
+        Op::SwigluBackward { .. } => (f32s(swiglu_backward(call)), Vec::new()),
+        Op::RmsNormBackward { d, accum, .. } => (f32s(rms_norm_backward(call, *d, *accum)), Vec::new()),
+        Op::Rope { heads, h, .. } => (f32s(vec![rope(call, *heads, *h)]), Vec::new()),
+        Op::Attention { spec, .. } => (f32s(attention(call, spec)), Vec::new()),
+        Op::AttentionBackward { spec } => (f32s(attention_backward(call, spec)), Vec::new()),
+        Op::CrossEntropyRows { t, v, ignore_every } => {
+            let (gradient, loss) = cross_entropy(&wide(&call.outputs[0]), &case.targets(*t, *v, *ignore_every), *v);
+            (f32s(vec![gradient]), vec![loss])
+        }
+        Op::KlRows { v, .. } => {
+            let (gradient, loss) = kl(&wide(&call.outputs[0]), &call.input(0), *v);
+            (f32s(vec![gradient]), vec![loss])
+        }
+        Op::CompareRows { t, v, ignore_every } => {
+            let targets = case.targets(*t, *v, *ignore_every);
+            let (student, teacher) = (call.input(0), call.input(1));
+            let nll = |logits: &[f64]| cross_entropy(logits, &targets, *v).1;
+            (Vec::new(), vec![0.0, nll(&student), nll(&teacher), kl(&student, &teacher, *v).1, 0.0])
+        }
+        Op::HeadCrossEntropy { t, d, v, dtype, ignore_every, .. } => {
+            let targets = case.targets(*t, *v, *ignore_every);
+            let head = Logits::of(call, 0, *d, *dtype);
+            head_gradients(call, &head, *dtype, *v, |row, i| match targets[row] {
+                IGNORE => 0.0,
+                target => head.size(row, i) + f64::from(target == i as u32),
+            })
+        }
+        Op::HeadKl { d, e, v, dtype, .. } => {
+            let (head, teacher) = (Logits::of(call, 0, *d, *dtype), Logits::of(call, 2, *e, *dtype));
+            let (tensors, numbers) =
+                head_gradients(call, &head, *dtype, *v, |row, i| head.size(row, i) + teacher.size(row, i));
+            (tensors, vec![numbers[0] + teacher.loss])
+        }
+        Op::HeadCompare { d, e, dtype, .. } => {
+            let (head, teacher) = (Logits::of(call, 0, *d, *dtype), Logits::of(call, 2, *e, *dtype));
+            (Vec::new(), vec![0.0, head.loss, teacher.loss, head.loss + teacher.loss, 0.0])
+        }
+        Op::AdamW { shadow, .. } => (adamw(call, want, *shadow), Vec::new()),
+    })
+}
+
+fn exact() -> Sizes {
+    (vec![Size::Exact], Vec::new())
+}
+
+/// An operation that is linear in each operand: what it makes of absolute values.
+fn absolute(call: &Call) -> Result<Vec<Vec<f64>>> {
+    let b = Reference;
+    let upload = |operand: &crate::call::Operand| {
+        let mut operand = operand.clone();
+        operand.values.iter_mut().for_each(|x| *x = x.abs());
+        operand.upload(&b)
+    };
+    let mut outputs = call.outputs.iter().map(upload).collect::<Result<Vec<_>>>()?;
+    let inputs = call.inputs.iter().map(upload).collect::<Result<Vec<_>>>()?;
+    call.run(&b, &mut outputs, &inputs)?;
+    outputs.iter().map(|t| Ok(b.download(t)?.into_iter().map(f64::from).collect())).collect()
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+fn swiglu(call: &Call) -> Vec<f64> {
+    let (gate, up) = (call.input(0), call.input(1));
+    gate.iter().zip(&up).map(|(g, u)| (g * u).abs() * (sigmoid(*g) + UNDERFLOW)).collect()
+}
+
+fn swiglu_backward(call: &Call) -> Vec<Vec<f64>> {
+    let (dy, gate, up) = (call.input(0), call.input(1), call.input(2));
+    let dup = |i: usize| (dy[i] * gate[i]).abs() * (sigmoid(gate[i]) + UNDERFLOW);
+    let dgate = |i: usize| {
+        let (g, s) = (gate[i].abs(), sigmoid(gate[i]));
+        // 1 - s has the rounding of s, and s is 1 in f32 from 17 on.
+        (dy[i] * up[i]).abs() * (s * (1.0 + g * (1.0 - s) + g.min(17.0) / 8.0) + (1.0 + g) * UNDERFLOW)
+    };
+    vec![(0..dy.len()).map(dgate).collect(), (0..dy.len()).map(dup).collect()]
+}
+
+fn rms_norm_backward(call: &Call, d: usize, accum: Accum) -> Vec<Vec<f64>> {
+    let (dy, x, w, rstd) = (call.input(0), call.input(1), call.input(2), call.input(3));
+    let mut dx = match accum {
+        Accum::Set => vec![0.0; dy.len()],
+        Accum::Add => wide(&call.outputs[0]).iter().map(|x| x.abs()).collect(),
+    };
+    let mut dw: Vec<f64> = wide(&call.outputs[1]).iter().map(|x| x.abs()).collect();
+    for (t, r) in rstd.iter().enumerate() {
+        let at = t * d;
+        let mean = (0..d).map(|j| (dy[at + j] * w[j] * x[at + j]).abs()).sum::<f64>() / d as f64;
+        for i in 0..d {
+            dx[at + i] += r * ((dy[at + i] * w[i]).abs() + x[at + i].abs() * r * r * mean);
+            dw[i] += (dy[at + i] * x[at + i] * r).abs();
+        }
+    }
+    vec![dx, dw]
+}
+
+/// A pair turns by cosines and sines, neither above 1.
+fn rope(call: &Call, heads: usize, h: usize) -> Vec<f64> {
+    let x = call.input(0);
+    let half = h / 2;
+    let pair = |i: usize| if i % h < half { i + half } else { i - half };
+    (0..x.len()).map(|i| if heads == 0 { 0.0 } else { x[i].abs() + x[pair(i)].abs() }).collect()
+}
+
+/// Calls `f` with (query head's first element in q, row of lse, key rows, first column in k and v).
+fn each_query(spec: &AttnSpec, mut f: impl FnMut(usize, usize, std::ops::Range<usize>, usize)) {
+    for bounds in spec.cu_len.windows(2) {
+        for t in bounds[0]..bounds[1] {
+            for head in 0..spec.heads {
+                let kv = head / spec.group() * spec.head_dim;
+                f(t * spec.q_cols() + head * spec.head_dim, t * spec.heads + head, bounds[0]..spec.past + t + 1, kv);
+            }
+        }
+    }
+}
+
+/// Probabilities of one query, each with its size: relative to the probability, what the scores' sums are.
+fn probabilities(q: &[f64], k: &[f64], keys: std::ops::Range<usize>, kv: usize, spec: &AttnSpec) -> (Vec<f64>, f64) {
+    let scale = f64::from(spec.scale);
+    let products = |j: usize| q.iter().zip(&k[j * spec.kv_cols() + kv..]).map(|(q, k)| scale * q * k);
+    let scores: Vec<f64> = keys.clone().map(|j| products(j).sum()).collect();
+    let (p, lse, _) = softmax(&scores);
+    let terms = keys.map(|j| products(j).map(f64::abs).sum::<f64>()).fold(0.0, f64::max);
+    // The log of the normaliser is kept in f32, and backward starts from that.
+    (p, 1.0 + terms + lse.abs())
+}
+
+fn attention(call: &Call, spec: &AttnSpec) -> Vec<Vec<f64>> {
+    let (q, k, v) = (call.input(0), call.input(1), call.input(2));
+    let (h, kc) = (spec.head_dim, spec.kv_cols());
+    let (mut y, mut lse) = (vec![0.0; q.len()], vec![0.0; spec.n_tokens() * spec.heads]);
+    each_query(spec, |at, row, keys, kv| {
+        let (p, factor) = probabilities(&q[at..at + h], &k, keys.clone(), kv, spec);
+        lse[row] = factor;
+        for (p, j) in p.iter().zip(keys) {
+            (0..h).for_each(|c| y[at + c] += factor * p * v[j * kc + kv + c].abs());
+        }
+    });
+    vec![y, lse]
+}
+
+fn attention_backward(call: &Call, spec: &AttnSpec) -> Vec<Vec<f64>> {
+    let [dy, _, _, q, k, v] = [0, 1, 2, 3, 4, 5].map(|i| call.input(i));
+    let (h, kc, scale) = (spec.head_dim, spec.kv_cols(), f64::from(spec.scale).abs());
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    each_query(spec, |at, _, keys, kv| {
+        let (p, factor) = probabilities(&q[at..at + h], &k, keys.clone(), kv, spec);
+        let dp = |j: usize| (0..h).map(|c| (dy[at + c] * v[j * kc + kv + c]).abs()).sum::<f64>();
+        let dp: Vec<f64> = keys.clone().map(dp).collect();
+        let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+        for (i, j) in keys.enumerate() {
+            let ds = scale * factor * p[i] * (dp[i] + mean);
+            let key = j * kc + kv;
+            for c in 0..h {
+                dq[at + c] += ds * k[key + c].abs();
+                dk[key + c] += ds * q[at + c].abs();
+                dv[key + c] += factor * p[i] * dy[at + c].abs();
+            }
+        }
+    });
+    vec![dq, dk, dv]
+}
+
+/// Softmax, the log of its normaliser, and the maximum.
+fn softmax(row: &[f64]) -> (Vec<f64>, f64, f64) {
+    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let lse = max + row.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
+    (row.iter().map(|x| (x - lse).exp()).collect(), lse, max)
+}
+
+/// `p (1 + |x - max|)`; what has no probability has no error, though x be infinite.
+fn sized(p: f64, x: f64, max: f64) -> f64 {
+    if p == 0.0 { 0.0 } else { p * (1.0 + (x - max).abs()) }
+}
+
+fn cross_entropy(logits: &[f64], targets: &[u32], v: usize) -> (Vec<f64>, f64) {
+    let scale = f64::from(SCALE);
+    let (mut gradient, mut loss) = (vec![0.0; logits.len()], 0.0);
+    for (t, &target) in targets.iter().enumerate().filter(|(_, target)| **target != IGNORE) {
+        let row = &logits[t * v..][..v];
+        let (p, lse, max) = softmax(row);
+        loss += 1.0 + lse.abs() + row[target as usize].abs();
+        for i in 0..v {
+            gradient[t * v + i] = scale * (sized(p[i], row[i], max) + f64::from(i == target as usize));
+        }
+    }
+    (gradient, loss)
+}
+
+fn kl(student: &[f64], teacher: &[f64], v: usize) -> (Vec<f64>, f64) {
+    let scale = f64::from(SCALE);
+    let (mut gradient, mut loss) = (Vec::new(), 0.0);
+    for (student, teacher) in student.chunks(v.max(1)).zip(teacher.chunks(v.max(1))) {
+        let ((q, _, q_max), (p, _, p_max)) = (softmax(student), softmax(teacher));
+        for i in 0..v {
+            let (q_size, p_size) = (sized(q[i], student[i], q_max), sized(p[i], teacher[i], p_max));
+            gradient.push(scale * (q_size + p_size));
+            loss += p_size + if p[i] == 0.0 { 0.0 } else { p[i] * (1.0 + (student[i] - q_max).abs()) };
+        }
+    }
+    (gradient, loss)
+}
+
+/// The logits of one head, as probabilities with their sizes.
+struct Logits {
+    v: usize,
+    p: Vec<f64>,
+    /// Per row: `1 +` the largest sum of absolute products.
+    factor: Vec<f64>,
+    /// Of a loss summed over all rows.
+    loss: f64,
+}
+
+impl Logits {
+    /// Of the product of inputs `first` and `first + 1`.
+    fn of(call: &Call, first: usize, d: usize, dtype: DType) -> Logits {
+        let x: Vec<f64> = call.inputs[first].values.iter().map(|&x| f64::from(round_to(x, dtype))).collect();
+        let w = call.input(first + 1);
+        let (t, v) = (call.inputs[first].dims[0], call.inputs[first + 1].dims[0]);
+        let mut logits = Logits { v, p: Vec::new(), factor: Vec::new(), loss: 0.0 };
+        for row in 0..t {
+            let products = |i: usize| (0..d).map(move |j| (row * d + j, i * d + j)).map(|(a, b)| x[a] * w[b]);
+            let (p, lse, _) = softmax(&(0..v).map(|i| products(i).sum()).collect::<Vec<f64>>());
+            let factor = 1.0 + (0..v).map(|i| products(i).map(f64::abs).sum::<f64>()).fold(0.0, f64::max);
+            logits.loss += if v == 0 { 0.0 } else { factor + lse.abs() };
+            logits.factor.push(factor);
+            logits.p.extend(p);
+        }
+        logits
+    }
+
+    fn size(&self, row: usize, i: usize) -> f64 {
+        self.factor[row] * self.p[row * self.v + i]
+    }
+}
+
+/// Sizes of dx and dw, as far as they are asked for, when that of the gradient of logit `i` of a row is `size(row, i)`.
+///
+/// That gradient is rounded to the type of the head. Where two backends differ in the last digit of f32 they may round to neighbours, so
+/// the bounds are those of that type.
+fn head_gradients(call: &Call, head: &Logits, dtype: DType, v: usize, size: impl Fn(usize, usize) -> f64) -> Sizes {
+    let (x, w, scale) = (call.input(0), call.input(1), f64::from(SCALE));
+    let d = call.inputs[0].dims[1];
+    let mut dx = vec![0.0; x.len()];
+    let mut dw: Vec<f64> =
+        call.outputs.get(1).map_or(vec![0.0; w.len()], |o| wide(o).iter().map(|x| x.abs()).collect());
+    for row in 0..call.inputs[0].dims[0] {
+        for i in 0..v {
+            let g = scale * size(row, i);
+            for j in 0..d {
+                dx[row * d + j] += g * w[i * d + j].abs();
+                dw[i * d + j] += g * x[row * d + j].abs();
+            }
+        }
+    }
+    let tensors = [dx, dw].into_iter().take(call.outputs.len()).map(|s| Size::Rounded(dtype, s)).collect();
+    (tensors, vec![head.loss])
+}
+
+/// The old value and the change, which is at most old and new together; the second moment only grows from zero.
+fn adamw(call: &Call, want: &Outcome, shadow: Option<DType>) -> Vec<Size> {
+    let both = |i: usize| {
+        let old = wide(&call.outputs[i]);
+        old.iter().zip(&want.tensors[i]).map(|(old, &new)| old.abs() + f64::from(new).abs()).collect::<Vec<f64>>()
+    };
+    let mut sizes: Vec<Size> = (0..3).map(|i| Size::Rounded(DType::F32, both(i))).collect();
+    sizes.extend(shadow.map(|dtype| Size::Rounded(dtype, both(0))));
+    sizes
+}
