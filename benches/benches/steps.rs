@@ -29,9 +29,9 @@ fn arch() -> (Arch, usize) {
 }
 
 fn model(cpu: &Cpu, arch: &Arch, seed: u64) -> Model {
-    let tensors = params(arch).iter().map(|p| {
+    let tensors = params(arch).into_iter().map(|p| {
         let dtype = if p.shape.len() == 1 { DType::F32 } else { DType::BF16 };
-        cpu.upload(&initial_values(arch, p, seed), dtype, Shape::new(&p.shape).unwrap()).unwrap()
+        cpu.upload(&initial_values(arch, &p, seed), dtype, Shape::new(&p.shape).unwrap()).unwrap()
     });
     Model::from_tensors(arch.clone(), cpu, tensors.collect()).unwrap()
 }

@@ -10,7 +10,10 @@ use std::{ffi::OsString, path::PathBuf, process::Command};
 #[derive(Subcommand)]
 pub(crate) enum Fixture {
     /// Train the embedded teacher from random initialisation, as fixtures/teacher/recipe.toml says (more than an hour)
-    Teacher,
+    Teacher {
+        /// The training text, which `cargo xtask fixtures corpus SOURCES --training-text FILE` writes
+        text: PathBuf,
+    },
     /// Cut the embedded corpus out of the public-domain texts
     Corpus {
         /// The directory of the source texts
@@ -31,7 +34,7 @@ pub(crate) fn run(fixture: &Fixture) -> Result<()> {
 
 fn command(fixture: &Fixture) -> Command {
     match fixture {
-        Fixture::Teacher => {
+        Fixture::Teacher { text } => {
             let mut command = cargo();
             command.current_dir(root()).args([
                 "run",
@@ -41,7 +44,10 @@ fn command(fixture: &Fixture) -> Command {
                 "--example",
                 "pretrain",
             ]);
-            command.args(["--", "fixtures/teacher/recipe.toml"]);
+            // A run that was stopped goes on from what it left in `runs/teacher`.
+            command.args(["--", "fixtures/teacher/recipe.toml", "--heldout", "fixtures/corpus/heldout.txt"]);
+            command.args(["--work", "runs/teacher", "--out", "runs/teacher-out", "--text"]);
+            command.arg(std::path::absolute(text).unwrap_or_else(|_| text.clone()));
             command
         }
         Fixture::Corpus { source, more } => {

@@ -159,7 +159,9 @@ mod tests {
 
     #[test]
     fn what_serde_json_reads_is_read_the_same() {
-        for text in ["null", "[1,-2,3.5,1e300,18446744073709551615]", r#"{"b":{"a":[true,"\u00e9\"]["]},"a":null}"#, " {} "] {
+        for text in
+            ["null", "[1,-2,3.5,1e300,18446744073709551615]", r#"{"b":{"a":[true,"\u00e9\"]["]},"a":null}"#, " {} "]
+        {
             assert_eq!(parse(text).unwrap(), serde_json::from_str::<Value>(text).unwrap());
         }
         assert_eq!(parse("\u{feff}{}").unwrap(), serde_json::json!({}));

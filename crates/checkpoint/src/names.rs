@@ -35,8 +35,22 @@ mod tests {
     #[test]
     fn only_plain_names_pass() {
         let long = "x".repeat(256);
-        let bad =
-            ["", ".", "..", "/", "/abs", "a/b", "../x", "a/../../b", "C:\\x", "a\\b", "x\0y", "x\ny", "\u{1b}[2J", &long];
+        let bad = [
+            "",
+            ".",
+            "..",
+            "/",
+            "/abs",
+            "a/b",
+            "../x",
+            "a/../../b",
+            "C:\\x",
+            "a\\b",
+            "x\0y",
+            "x\ny",
+            "\u{1b}[2J",
+            &long,
+        ];
         for name in bad {
             let got = check_file_name(Path::new("d"), name);
             assert!(matches!(got, Err(Error::Name { .. })), "{name:?} gave {got:?}");

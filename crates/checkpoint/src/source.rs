@@ -125,8 +125,11 @@ pub trait TensorSource: Send + Sync {
     fn read_tensor(&self, name: &str, dtype: DType) -> Result<Tensor> {
         let values = self.read_f32(name)?;
         let info = self.info(name).ok_or_else(|| missing(self, name))?;
-        HostBuffer::tensor_from_f32(&values, dtype, info.shape.as_slice())
-            .map_err(|source| Error::Tensor { path: info.file, tensor: name.into(), source })
+        HostBuffer::tensor_from_f32(&values, dtype, info.shape.as_slice()).map_err(|source| Error::Tensor {
+            path: info.file,
+            tensor: name.into(),
+            source,
+        })
     }
 
     /// [`TensorSource::read_f32`], and every element is finite.
@@ -178,7 +181,10 @@ pub(crate) fn room<T>(n: usize) -> std::result::Result<Vec<T>, paring_tensor::Er
 }
 
 /// Little-endian `bytes` of a type without blocks as f32; `None` for types that are no floats.
-pub(crate) fn floats(bytes: &[u8], storage: StorageType) -> Option<std::result::Result<Vec<f32>, paring_tensor::Error>> {
+pub(crate) fn floats(
+    bytes: &[u8],
+    storage: StorageType,
+) -> Option<std::result::Result<Vec<f32>, paring_tensor::Error>> {
     use half::{bf16, f16};
     let (1, size) = storage.block()? else { return None };
     let mut out = match room(bytes.len() / size) {

@@ -62,7 +62,15 @@ mod tests {
     fn names_from_outside_cannot_leave_their_place() {
         let eval = serde_json::json!({"student": {"perplexity": 12.5}});
         let teacher = "x\"\n---\nevil: true";
-        let card = Card { teacher, command: "paring compress", recipe: "a = 1\n```\n# evil", table: "t\n", eval: &eval, params: "1" }.text();
+        let card = Card {
+            teacher,
+            command: "paring compress",
+            recipe: "a = 1\n```\n# evil",
+            table: "t\n",
+            eval: &eval,
+            params: "1",
+        }
+        .text();
         let header = card.split("---\n").nth(1).unwrap();
         assert!(header.contains("base_model: \"x\\\" --- evil: true\"") && header.contains("value: 12.5"), "{card}");
         assert_eq!(card.matches("```").count(), 4);

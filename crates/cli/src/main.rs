@@ -71,7 +71,8 @@ fn parse() -> Result<Cli> {
         Err(e) if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => e.exit(),
         Err(e) => e.render().to_string(),
     };
-    let lines = error.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    let lines =
+        error.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
     let said: Vec<&str> = lines.filter(|l| !l.is_empty()).collect();
     let said = said.join("; ");
     Err(Failure::input(format!("{} (--help says more)", said.strip_prefix("error: ").unwrap_or(&said))))
@@ -121,6 +122,12 @@ fn flags_of(name: &str) -> clap::Command {
 /// The command line of this run, for provenance.
 fn command_line() -> String {
     let words = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned());
-    let quoted = words.map(|w| if w.is_empty() || w.contains(|c: char| c.is_whitespace() || "'\"\\$`".contains(c)) { format!("{w:?}") } else { w });
+    let quoted = words.map(|w| {
+        if w.is_empty() || w.contains(|c: char| c.is_whitespace() || "'\"\\$`".contains(c)) {
+            format!("{w:?}")
+        } else {
+            w
+        }
+    });
     std::iter::once("paring".to_string()).chain(quoted).collect::<Vec<_>>().join(" ")
 }

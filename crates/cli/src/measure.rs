@@ -76,7 +76,15 @@ impl Column {
     /// `bytes` are those of a bf16 checkpoint.
     pub(crate) fn new(name: &'static str, arch: &Arch, nll: f64, against: Option<(f64, f64)>, speed: Speed) -> Self {
         let params = arch.n_params() as u64;
-        Column { name, params, non_embedding: arch.n_params_non_embedding() as u64, bytes: 2 * params, nll, against, speed }
+        Column {
+            name,
+            params,
+            non_embedding: arch.n_params_non_embedding() as u64,
+            bytes: 2 * params,
+            nll,
+            against,
+            speed,
+        }
     }
 
     /// What JSON says besides `inspect`'s fields.

@@ -46,16 +46,16 @@ pub(crate) fn training_bytes(arch: &Arch, dtype: DType, context: usize, micro: u
 
 /// Bytes of what the tape keeps of `tokens` tokens, all f32.
 pub(crate) fn activation_bytes(arch: &Arch, tokens: usize) -> u64 {
-    let layer = |l: &paring_model::LayerArch| {
-        8 * arch.hidden + 4 * l.ffn + (4 * l.heads + 3 * l.kv_heads) * arch.head_dim
-    };
+    let layer =
+        |l: &paring_model::LayerArch| 8 * arch.hidden + 4 * l.ffn + (4 * l.heads + 3 * l.kv_heads) * arch.head_dim;
     let per_token: usize = arch.layers.iter().map(layer).sum();
     4 * (per_token * tokens) as u64
 }
 
 /// Bytes of a forward that keeps nothing: a few buffers of the widest activation.
 pub(crate) fn inference_bytes(arch: &Arch, tokens: usize) -> u64 {
-    let widest = arch.layers.iter().map(|l| 3 * l.ffn + 4 * arch.hidden + 2 * l.heads * arch.head_dim).max().unwrap_or(0);
+    let widest =
+        arch.layers.iter().map(|l| 3 * l.ffn + 4 * arch.hidden + 2 * l.heads * arch.head_dim).max().unwrap_or(0);
     4 * (widest * tokens) as u64 + head_bytes(arch)
 }
 
@@ -80,11 +80,15 @@ impl Forecast {
         let mut problems = Vec::new();
         if let Some(have) = available_memory().filter(|&have| have < self.peak_memory) {
             let (need, have) = (mib(self.peak_memory), mib(have));
-            problems.push(format!("about {need} of memory are needed and {have} are free: lower --context or --micro-batch"));
+            problems.push(format!(
+                "about {need} of memory are needed and {have} are free: lower --context or --micro-batch"
+            ));
         }
         if let Some(have) = free_disk(out).filter(|&have| have < self.disk) {
             let (need, have, at) = (mib(self.disk), mib(have), paring_checkpoint::shown_path(out));
-            problems.push(format!("about {need} of disk are needed and {have} are free at {at}: free some space or choose another --out"));
+            problems.push(format!(
+                "about {need} of disk are needed and {have} are free at {at}: free some space or choose another --out"
+            ));
         }
         if problems.is_empty() {
             return Ok(());

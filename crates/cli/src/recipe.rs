@@ -11,8 +11,8 @@ const NO_MATTER: [&str; 5] = ["threads", "json", "verbose", "dry-run", "force"];
 
 /// Flags of a command as a table: what a recipe would have to say for the same run.
 pub(crate) fn table<T: Serialize>(flags: &T) -> Result<Table> {
-    let mut table =
-        Table::try_from(flags).map_err(|e| Failure::input(format!("these flags cannot be written as a recipe: {e}")))?;
+    let mut table = Table::try_from(flags)
+        .map_err(|e| Failure::input(format!("these flags cannot be written as a recipe: {e}")))?;
     for value in table.iter_mut().map(|(_, value)| value) {
         if let toml::Value::Float(f) = value
             && f64::from(*f as f32) == *f
@@ -43,7 +43,13 @@ pub(crate) fn merge<T: Serialize + DeserializeOwned>(
     }
     let name = path.map_or("the default recipe".into(), paring_checkpoint::shown_path);
     let fail = |e: String| Failure::input(format!("recipe {name}: {e}"));
-    let parse = |text: &str| text.parse::<Table>().map_err(|e| fail(e.to_string().trim_end().replace('\n', " ")));
+    let said = |e: &toml::de::Error| paring_checkpoint::shown(&e.message().replace('\n', " "));
+    let parse = |text: &str| {
+        text.parse::<Table>().map_err(|e| {
+            let before = e.span().and_then(|s| text.get(..s.start)).unwrap_or_default();
+            fail(format!("line {} is not TOML: {}", 1 + before.matches('\n').count(), said(&e)))
+        })
+    };
     let mut given = Table::new();
     if let Some(path) = path {
         given = parse(&paring_checkpoint::read_text(path, 1 << 20)?)?;
@@ -55,14 +61,13 @@ pub(crate) fn merge<T: Serialize + DeserializeOwned>(
         merged.retain(|key, _| !SIZES.contains(&key));
     }
     merged.extend(given);
-    let wrong = |e: toml::de::Error| e.to_string().trim_end().replace('\n', " ");
     merged.clone().try_into().map_err(|e: toml::de::Error| {
         // The error of a flattened structure does not say where it is: the key that fails on its own does.
         let alone = |(key, value): (&String, &toml::Value)| {
             let one = Table::from_iter([(key.clone(), value.clone())]);
-            one.try_into::<T>().err().map(|e| format!("`{key}`: {}", wrong(e)))
+            one.try_into::<T>().err().map(|e| format!("`{key}`: {}", said(&e)))
         };
-        fail(merged.iter().find_map(alone).unwrap_or_else(|| wrong(e)))
+        fail(merged.iter().find_map(alone).unwrap_or_else(|| said(&e)))
     })
 }
 
@@ -115,7 +120,8 @@ mod tests {
     #[test]
     fn flags_win_over_the_recipe_and_the_recipe_over_the_base() {
         let base = "params = '0.5'\nbudget = 1000\nlr = 0.25\n";
-        let got = merged(&["--lr", "0.125", "--seed", "9"], Some("budget = 7\nlr = 0.5\ntext = ['a.txt']"), Some(base)).unwrap();
+        let got = merged(&["--lr", "0.125", "--seed", "9"], Some("budget = 7\nlr = 0.5\ntext = ['a.txt']"), Some(base))
+            .unwrap();
         assert_eq!((got.training.lr, got.training.budget, got.common.seed), (Some(0.125), Some(7), Some(9)));
         assert_eq!(got.target.params.as_deref(), Some("0.5"));
         assert_eq!(got.data.text, [Path::new("a.txt")]);

@@ -63,8 +63,10 @@ impl Source {
     pub(crate) fn stop_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         let mut ids: Vec<u32> = tokenizer.end_token().into_iter().collect();
         let path = self.opened.path.join("generation_config.json");
-        let generation =
-            path.exists().then(|| paring_checkpoint::read_json(&path, &paring_checkpoint::Limits::default())).transpose()?;
+        let generation = path
+            .exists()
+            .then(|| paring_checkpoint::read_json(&path, &paring_checkpoint::Limits::default()))
+            .transpose()?;
         for config in generation.iter().chain([&self.opened.config]) {
             let value = config.get("eos_token_id");
             let listed = value.and_then(serde_json::Value::as_array).into_iter().flatten().chain(value);

@@ -6,11 +6,8 @@ use std::collections::HashMap;
 
 /// The student's architecture.
 pub(crate) fn student_arch(teacher: &Arch, plan: &Plan) -> Arch {
-    let layer = |l: &paring_prune::LayerPlan| LayerArch {
-        heads: l.heads.len(),
-        kv_heads: l.kv_groups.len(),
-        ffn: l.ffn.len(),
-    };
+    let layer =
+        |l: &paring_prune::LayerPlan| LayerArch { heads: l.heads.len(), kv_heads: l.kv_groups.len(), ffn: l.ffn.len() };
     Arch { hidden: plan.hidden().len(), layers: plan.layers().iter().map(layer).collect(), ..teacher.clone() }
 }
 

@@ -58,7 +58,9 @@ pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
 fn param_target(text: &str) -> Result<ParamTarget> {
     let wrong = || {
         let text = paring_checkpoint::shown(text);
-        Failure::input(format!("--params {text}: expected a part like 0.5, or a number of parameters like 4.5B, 90M or 1200000"))
+        Failure::input(format!(
+            "--params {text}: expected a part like 0.5, or a number of parameters like 4.5B, 90M or 1200000"
+        ))
     };
     let (number, unit) = match text.char_indices().next_back() {
         Some((i, 'B' | 'b')) => (&text[..i], 1e9),
@@ -70,7 +72,11 @@ fn param_target(text: &str) -> Result<ParamTarget> {
     if !value.is_finite() || value <= 0.0 || 1e15 < value * unit {
         return Err(wrong());
     }
-    Ok(if unit == 1.0 && value <= 1.0 { ParamTarget::Fraction(value) } else { ParamTarget::Absolute((value * unit).round() as u64) })
+    Ok(if unit == 1.0 && value <= 1.0 {
+        ParamTarget::Fraction(value)
+    } else {
+        ParamTarget::Absolute((value * unit).round() as u64)
+    })
 }
 
 /// `12..=17,20`: numbers and inclusive ranges.
@@ -79,7 +85,8 @@ fn layer_list(text: &str) -> Result<Vec<usize>> {
         let part = paring_checkpoint::shown(part);
         Failure::input(format!("--drop-layers: `{part}` is no layer; expected numbers and ranges, like 12..=17,20"))
     };
-    let number = |s: &str, part: &str| s.trim().parse::<usize>().ok().filter(|&n| n < 1 << 16).ok_or_else(|| wrong(part));
+    let number =
+        |s: &str, part: &str| s.trim().parse::<usize>().ok().filter(|&n| n < 1 << 16).ok_or_else(|| wrong(part));
     let mut layers = Vec::new();
     for part in text.split(',') {
         match part.split_once("..=") {

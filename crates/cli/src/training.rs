@@ -44,8 +44,16 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// For a student of this architecture on `windows` windows of `context` tokens.
-    pub(crate) fn new(flags: &Training, session: &Session, student: &Arch, context: usize, windows: usize) -> Result<Self> {
-        let wrong = |flag: &str, got: &dyn std::fmt::Display, want: &str| Failure::input(format!("--{flag} {got}: expected {want}"));
+    pub(crate) fn new(
+        flags: &Training,
+        session: &Session,
+        student: &Arch,
+        context: usize,
+        windows: usize,
+    ) -> Result<Self> {
+        let wrong = |flag: &str, got: &dyn std::fmt::Display, want: &str| {
+            Failure::input(format!("--{flag} {got}: expected {want}"))
+        };
         let batch = flags.batch.unwrap_or(BATCH);
         if batch == 0 || 1 << 16 < batch {
             return Err(wrong("batch", &batch, "1 to 65536"));
@@ -177,11 +185,15 @@ pub(crate) fn train(
     let order = DataOrder::new(windows.len(), settings.batch, settings.seed);
     let mut watcher = Watcher { log, progress, stop, losses: Vec::new() };
     let objective = Objective::ForwardKl(teacher);
-    let outcome = run(trainer, windows, &order, settings.micro, settings.steps, objective, Some(&policy), &mut watcher)?;
+    let outcome =
+        run(trainer, windows, &order, settings.micro, settings.steps, objective, Some(&policy), &mut watcher)?;
     watcher.progress.finish();
     watcher.log.sync()?;
     if outcome == Outcome::Stopped {
-        return Err(stop.failure(&format!("the checkpoint of step {} is kept; the same command goes on from it", trainer.step_count())));
+        return Err(stop.failure(&format!(
+            "the checkpoint of step {} is kept; the same command goes on from it",
+            trainer.step_count()
+        )));
     }
     let seconds = begin.elapsed().as_secs_f64().max(1e-9);
     let last = (watcher.losses.len() / 10).clamp(1, 20).min(watcher.losses.len());

@@ -39,8 +39,8 @@ pub fn forward_kl_row(tau: f32, student_v: &[f32], teacher_v: &[f32], grad_v: &m
         let log_q = f64::from(student) / tau - student_lse;
         let log_p = f64::from(teacher) / tau - teacher_lse;
         let p = log_p.exp();
-        // `p == 0` contributes nothing to the sum; `0 * -inf` would make it NaN.
-        if 0.0 < p {
+        // `p == 0` contributes nothing to the sum; `0 * -inf` would make it NaN. A `p` that is NaN has to stay seen.
+        if p != 0.0 {
             loss += p * (log_p - log_q);
         }
         *grad = (tau * (log_q.exp() - p)) as f32;
@@ -70,6 +70,14 @@ pub fn cross_entropy_row(logits_v: &[f32], target: usize, grad_v: &mut [f32]) ->
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_broken_teacher_is_no_perfect_match() {
+        for bad in [[f32::NAN, 0.0], [f32::NEG_INFINITY; 2]] {
+            assert!(forward_kl_row(1.0, &[0.0, 1.0], &bad, &mut [0.0; 2]).is_nan(), "{bad:?}");
+        }
+        assert!(forward_kl_row(1.0, &[0.0, 1.0], &[0.0, f32::NEG_INFINITY], &mut [0.0; 2]).is_finite());
+    }
 
     /// Central differences of `loss` in every coordinate against the analytic gradient.
     fn check_gradient(x: &[f32], grad: &[f32], mut loss: impl FnMut(&[f32]) -> f64) {

@@ -57,7 +57,15 @@ impl Model {
         Model { weights: dims.iter().enumerate().map(weight).collect(), table }
     }
 
-    fn block<'m>(&'m self, cx: &mut Ctx<'m, '_>, l: usize, x: Var, past: usize, n: usize, kv: Option<&mut KvCache>) -> Result<Var> {
+    fn block<'m>(
+        &'m self,
+        cx: &mut Ctx<'m, '_>,
+        l: usize,
+        x: Var,
+        past: usize,
+        n: usize,
+        kv: Option<&mut KvCache>,
+    ) -> Result<Var> {
         let w = |i: usize| &self.weights[1 + 9 * l + i];
         let cu = if kv.is_some() || n != IDS.len() { vec![0, n] } else { CU.to_vec() };
         let positions: Arc<[u32]> =
@@ -227,7 +235,8 @@ fn observers_see_every_site_once_and_its_gradient() {
         }
         fn gradient(&mut self, b: &dyn Backend, site: Site, x: &Tensor, dx: &mut Tensor) -> Result<()> {
             self.backward.push(site);
-            self.taylor += b.download(x)?.iter().zip(b.download(dx)?).map(|(x, d)| f64::from((x * d).abs())).sum::<f64>();
+            self.taylor +=
+                b.download(x)?.iter().zip(b.download(dx)?).map(|(x, d)| f64::from((x * d).abs())).sum::<f64>();
             Ok(())
         }
     }

@@ -60,7 +60,7 @@ pub fn want_attention(
             what: "a list of sequence boundaries that does not ascend from 0".into(),
         });
     }
-    if spec.kv_heads == 0 || spec.heads % spec.kv_heads != 0 {
+    if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
         let what = format!("{} query heads on {} key/value heads", spec.heads, spec.kv_heads);
         return Err(Error::Unsupported { op, what });
     }

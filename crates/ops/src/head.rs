@@ -3,7 +3,7 @@
 //! The logits of a whole batch are the largest tensor of a language model: 16 windows of 512 tokens against 49152 tokens are 1.6 GB, and
 //! distillation has two of them. Here a chunk of rows is multiplied out, turned into its own gradient in place, multiplied back, and
 //! forgotten. Chunks are taken in the order of tokens, so sums do not depend on threads.
-use crate::{Accum, Backend, Compared, Error, Result, want_2d, want_len};
+use crate::{Accum, Backend, Compared, Error, Result, want_2d, want_indices, want_len};
 use paring_tensor::{DType, Shape, Tensor};
 
 /// Where the gradients of a fused head go.
@@ -51,6 +51,16 @@ fn back(
     Ok(())
 }
 
+/// Before the first chunk is written, all that can be seen then: a target or a gradient that does not fit would show after some chunks.
+fn check_grads(op: &'static str, grads: Option<&HeadGrads<'_>>, x_td: &Tensor, w_vd: &Tensor) -> Result<()> {
+    let Some(grads) = grads else { return Ok(()) };
+    want_2d(op, "dx", grads.dx_td, x_td.n_rows(), x_td.n_cols())?;
+    match &grads.dw_vd {
+        Some(dw) => want_2d(op, "dw", dw, w_vd.n_rows(), w_vd.n_cols()),
+        None => Ok(()),
+    }
+}
+
 pub(crate) fn cross_entropy(
     b: &dyn Backend,
     mut grads: Option<HeadGrads<'_>>,
@@ -62,9 +72,8 @@ pub(crate) fn cross_entropy(
     let op = "head_cross_entropy";
     let tokens = x_td.n_rows();
     want_len(op, "targets", targets.len(), tokens)?;
-    if let Some(g) = &grads {
-        want_2d(op, "dx", g.dx_td, tokens, x_td.n_cols())?;
-    }
+    want_indices(op, targets, w_vd.n_rows(), true)?;
+    check_grads(op, grads.as_ref(), x_td, w_vd)?;
     let mut loss = 0.0;
     for range in chunks(tokens, w_vd.n_rows()) {
         let x = x_td.rows(range.clone()).map_err(Error::in_op(op))?;
@@ -90,9 +99,7 @@ pub(crate) fn kl(
     let tokens = x_td.n_rows();
     want_len(op, "teacher's rows", teacher_x_te.n_rows(), tokens)?;
     want_len(op, "teacher's vocabulary", teacher_w_ve.n_rows(), w_vd.n_rows())?;
-    if let Some(g) = &grads {
-        want_2d(op, "dx", g.dx_td, tokens, x_td.n_cols())?;
-    }
+    check_grads(op, grads.as_ref(), x_td, w_vd)?;
     let mut loss = 0.0;
     for range in chunks(tokens, w_vd.n_rows()) {
         let x = x_td.rows(range.clone()).map_err(Error::in_op(op))?;

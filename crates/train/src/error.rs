@@ -50,10 +50,15 @@ impl fmt::Display for Error {
                 "step {step}: the {what} is {value}, so the step was not taken; lower --lr, lengthen --warmup, or look at the data of this step"
             ),
             Error::OtherRun { path, difference } => {
-                write!(f, "{path} belongs to another run ({difference}); give another --out, or the settings it was started with")
+                write!(
+                    f,
+                    "{path} belongs to another run ({difference}); give another --out, or the settings it was started with"
+                )
             }
             Error::State { path, problem } => write!(f, "{path}: {problem}"),
-            Error::NoData { windows } => write!(f, "{windows} windows are too few to train on; give more text or a smaller --context"),
+            Error::NoData { windows } => {
+                write!(f, "{windows} windows are too few to train on; give more text or a smaller --context")
+            }
             Error::Model(e) => e.fmt(f),
             Error::Checkpoint(e) => e.fmt(f),
         }

@@ -45,7 +45,9 @@ impl AppendLog {
             None => whole,
             Some(n) if n == whole => n,
             Some(n) => {
-                let problem = format!("has {found} bytes, of which {whole} are whole lines, but the checkpoint was made when it had {n}");
+                let problem = format!(
+                    "has {found} bytes, of which {whole} are whole lines, but the checkpoint was made when it had {n}"
+                );
                 return Err(Error::Corrupt { path: path.into(), problem });
             }
         };

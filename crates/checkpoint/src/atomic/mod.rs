@@ -114,7 +114,8 @@ fn write_and_rename(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    let mut file = io::BufWriter::with_capacity(1 << 16, fs.create_new(temporary).map_err(failed(path, "create a file"))?);
+    let mut file =
+        io::BufWriter::with_capacity(1 << 16, fs.create_new(temporary).map_err(failed(path, "create a file"))?);
     write(&mut file).and_then(|()| file.flush()).map_err(failed(path, "write"))?;
     // An fsync that failed may have dropped the data and will succeed the next time, so it is never tried twice.
     file.get_mut().sync().map_err(failed(path, "fsync"))?;

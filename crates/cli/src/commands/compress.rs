@@ -63,7 +63,11 @@ impl Texts {
             };
             heldout.windows.truncate(eval_windows);
             let calibration = part(Part::Calibration, Some(calibration_windows))?;
-            return Ok(Texts { calibration, training: windows(&args.data, source, Part::Distillation, None)?, heldout });
+            return Ok(Texts {
+                calibration,
+                training: windows(&args.data, source, Part::Distillation, None)?,
+                heldout,
+            });
         }
         let mut training = windows(&args.data, source, Part::Distillation, None)?;
         let heldout = match &args.heldout {
@@ -126,7 +130,17 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     let shape = shape_of(&source.opened.arch, &student);
     let settings = Settings::new(&args.training, &session, &shape, longest, texts.training.windows.len())?;
     let compensate = args.target.compensate.unwrap_or(Compensate::LeastSquares) == Compensate::LeastSquares;
-    let job = Job { args, session: &session, source: &source, teacher, target, texts, context: longest, settings, compensate };
+    let job = Job {
+        args,
+        session: &session,
+        source: &source,
+        teacher,
+        target,
+        texts,
+        context: longest,
+        settings,
+        compensate,
+    };
 
     let out = args.out.clone().unwrap_or_else(|| free_name("runs/compress"));
     let forecast = job.forecast(&shape, &student);
@@ -162,12 +176,15 @@ impl Job<'_> {
             // Two checkpoints and the one that is being written, of three f32 values per parameter; the student in bf16.
             disk: (3 * 12 + 2) * n + (16 << 20),
             tokens: calibrated + trained + evaluated,
-            flops: calibrated as f64 * (t + gram as f64 / 2.0) + trained as f64 * (t + 3.0 * s) + evaluated as f64 * (t + s),
+            flops: calibrated as f64 * (t + gram as f64 / 2.0)
+                + trained as f64 * (t + 3.0 * s)
+                + evaluated as f64 * (t + s),
             warnings: paring_prune::warnings(&self.teacher, sizes),
             ..Forecast::default()
         };
         let teacher_bytes = weight_bytes(teacher, dtype);
-        let calibration = gram.min(1 << 30) + inference_bytes(teacher, context * paring_train::micro_windows(teacher, context));
+        let calibration =
+            gram.min(1 << 30) + inference_bytes(teacher, context * paring_train::micro_windows(teacher, context));
         let training = inference_bytes(teacher, context * self.settings.micro)
             + training_bytes(student, dtype, context, self.settings.micro);
         forecast.memory(&[teacher_bytes + calibration, teacher_bytes + training]);
@@ -239,7 +256,9 @@ impl Job<'_> {
             let (set, found) = importance_file::load(&path, teacher_hash)?;
             if found != origin {
                 let dir = paring_checkpoint::shown_path(place.out());
-                return Err(Failure::input(format!("the text changed since the unfinished run of {dir} was started; choose another --out")));
+                return Err(Failure::input(format!(
+                    "the text changed since the unfinished run of {dir} was started; choose another --out"
+                )));
             }
             return Ok((set, None));
         }
@@ -253,7 +272,15 @@ impl Job<'_> {
         let part = count_params(&s).non_embedding as f64 / count_params(&t).non_embedding as f64;
         tell!(
             "student: {} of {} layers, hidden {} of {}, ffn {} of {}, heads {} of {}: {:.1} % of the non-embedding parameters",
-            s.layers, t.layers, s.hidden, t.hidden, s.ffn, t.ffn, s.heads, t.heads, 100.0 * part
+            s.layers,
+            t.layers,
+            s.hidden,
+            t.hidden,
+            s.ffn,
+            t.ffn,
+            s.heads,
+            t.heads,
+            100.0 * part
         );
     }
 
@@ -292,7 +319,8 @@ impl Job<'_> {
             atomic::write_bytes(&path, text.as_bytes())?;
             return Ok(measured);
         }
-        serde_json::from_str(&read_text(&path, 1 << 16)?).map_err(|e| Failure::input(format!("{}: {e}", path.display())))
+        serde_json::from_str(&read_text(&path, 1 << 16)?)
+            .map_err(|e| Failure::input(format!("{}: {e}", path.display())))
     }
 
     fn write(&self, place: &Workplace, flags: &toml::Table, f: &Finished<'_>, provenance: &Value) -> Result<()> {

@@ -42,7 +42,8 @@ pub(crate) fn run(args: &Distill) -> Result<()> {
     let n = arch.n_params() as u64;
     let tokens = settings.tokens(context);
     let flops = teacher_arch.forward_flops_per_token(context) + 3.0 * arch.forward_flops_per_token(context);
-    let mut forecast = Forecast { params: n, disk: (3 * 12 + 2) * n, tokens, flops: tokens as f64 * flops, ..Forecast::default() };
+    let mut forecast =
+        Forecast { params: n, disk: (3 * 12 + 2) * n, tokens, flops: tokens as f64 * flops, ..Forecast::default() };
     let memory = weight_bytes(teacher_arch, dtype)
         + inference_bytes(teacher_arch, context * settings.micro)
         + training_bytes(arch, dtype, context, settings.micro);
@@ -57,8 +58,7 @@ pub(crate) fn run(args: &Distill) -> Result<()> {
     let mut flags = recipe::identity(args)?;
     flags.remove("resume");
     let place = Workplace::open(out, &flags)?;
-    let identity =
-        json!({"recipe": flags.to_string(), "student": student.hash()?, "teacher": teacher.hash()?, "data": windows.hash});
+    let identity = json!({"recipe": flags.to_string(), "student": student.hash()?, "teacher": teacher.hash()?, "data": windows.hash});
     let mut trainer = Trainer::new(&session.cpu, arch.clone(), settings.config.clone(), |p| {
         student.opened.source().read_checked(&p.name).map_err(Failure::from)
     })?;

@@ -34,7 +34,9 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
         flops: windows.tokens() as f64 * arch.forward_flops_per_token(context),
         ..Forecast::default()
     };
-    forecast.memory(&[weight_bytes(arch, dtype) + inference_bytes(arch, context * paring_train::micro_windows(arch, context))]);
+    forecast.memory(&[
+        weight_bytes(arch, dtype) + inference_bytes(arch, context * paring_train::micro_windows(arch, context))
+    ]);
     if args.work.dry_run {
         let seconds = forecast.seconds(&session)?;
         return session.print(&forecast.json(seconds), &forecast.text(seconds));

@@ -74,7 +74,8 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let mut cut = Cut::new(&source.opened, &plan);
     if let Some(windows) = &windows {
         let model = source.load(&session.cpu, dtype)?;
-        Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop }.compensate(&mut cut, None)?;
+        Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop }
+            .compensate(&mut cut, None)?;
     }
     let mut dir = DirWriter::create(out, Overwrite::Refuse)?;
     write_model(&mut dir, &arch, &source.opened.config, |spec| cut.read(spec))?;

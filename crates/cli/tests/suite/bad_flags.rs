@@ -122,7 +122,7 @@ fn what_all_commands_share() {
                 ("--context 64 --nonsense", &["--nonsense"]),
                 ("--context 64 --tokens ids.jsonl", &["--text", "cannot be used with", "--tokens"]),
                 ("--context", &["--context"]),
-                ("stray", &["stray"]),
+                ("--context 64 stray", &["stray"]),
             ],
         );
         lab.refused(command, &["--text FILE... or --tokens FILE"]);
@@ -197,9 +197,9 @@ fn recipes() {
         ("text = 'text.txt'", &["`text`"]),
         ("json = 1", &["`json`"]),
         ("compensate = 'all'", &["`compensate`", "all", "least-squares"]),
-        ("lr = ", &["TOML"]),
-        ("lr = 1\nlr = 2", &["lr"]),
-        ("just text", &["TOML"]),
+        ("lr = ", &["line 1 is not TOML"]),
+        ("lr = 1\nlr = 2", &["line 2 is not TOML", "duplicate"]),
+        ("\n\njust text", &["line 3 is not TOML"]),
     ]
     .into_iter()
     .enumerate()
@@ -225,9 +225,10 @@ fn recipes() {
 /// The long flags that `paring COMMAND --help` lists.
 pub(crate) fn flags_of(lab: &Lab, command: &str) -> Vec<String> {
     let help = lab.done(&format!("{command} --help")).stdout;
-    let words = help.lines().filter(|l| l.trim_start().starts_with('-')).flat_map(str::split_whitespace);
-    let long = words.filter_map(|w| w.strip_prefix("--")).map(|w| w.trim_end_matches(',').to_string());
-    long.filter(|w| !w.is_empty()).collect()
+    // The first on each line: what follows is its description, which may name others.
+    let options = help.lines().filter(|l| l.trim_start().starts_with('-'));
+    let long = |line: &str| line.split_whitespace().find_map(|w| w.strip_prefix("--").map(String::from));
+    options.filter_map(long).collect()
 }
 
 #[test]

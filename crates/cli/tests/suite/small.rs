@@ -176,7 +176,7 @@ fn modes_follow_the_umask() {
         assert_eq!(Running::start(lab.shell(&script)).wait().code, 0);
         let got = ["", "/paring", "/model.safetensors", "/config.json", "/paring/plan.json"]
             .map(|n| mode(&format!("m{umask}{n}")));
-        assert_eq!(got, [dir, dir, file, file, file], "{umask}: {got:o?}");
+        assert_eq!(got, [dir, dir, file, file, file], "{umask}: {got:?}");
     }
 }
 
