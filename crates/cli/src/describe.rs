@@ -57,7 +57,7 @@ pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if 0 < i && (digits.len() - i) % 3 == 0 {
+        if 0 < i && (digits.len() - i).is_multiple_of(3) {
             out.push(' ');
         }
         out.push(c);

@@ -159,10 +159,8 @@ fn surroundings_do_not_change_results() {
     // A working directory that is gone.
     let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" inspect --model model";
     Running::start(lab.shell(script)).wait().check_refusal(script, 2, &["model: there is no such file"]);
-    let script = format!(
-        "M=$PWD; mkdir gone && cd gone && rmdir ../gone && exec \"$0\" importance --model $M/model --text $M/text.txt --context 64 --windows 2 --out new"
-    );
-    Running::start(lab.shell(&script)).wait().check_refusal(&script, 2, &["No such file"]);
+    let script = "M=$PWD; mkdir gone && cd gone && rmdir ../gone && exec \"$0\" importance --model $M/model --text $M/text.txt --context 64 --windows 2 --out new";
+    Running::start(lab.shell(script)).wait().check_refusal(script, 2, &["No such file"]);
 }
 
 #[test]
