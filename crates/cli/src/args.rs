@@ -257,9 +257,9 @@ command! { Compress {
     #[arg(long, value_name = "DIR")] out: PathBuf,
     /// Text to evaluate on [default: the last twentieth of --text, kept out of training]
     #[arg(long, value_name = "FILE")] heldout: PathBuf,
-    /// Windows of calibration [default: 64]
+    /// Windows of calibration, evenly from the text [default: 64]
     #[arg(long, value_name = "N")] calibration_windows: usize,
-    /// Windows of evaluation [default: 64]
+    /// Windows of evaluation, evenly from the held-out text [default: 64]
     #[arg(long, value_name = "N")] eval_windows: usize
 } data: Data, target: Target, training: Training, work: Work, common: Common }
 

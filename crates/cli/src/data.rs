@@ -24,6 +24,13 @@ impl Windows {
         self.windows.iter().map(Vec::as_slice).collect()
     }
 
+    /// At most `n` of the windows, evenly from first to last.
+    pub(crate) fn spread(&self, n: usize) -> Windows {
+        let all = self.windows.len();
+        let n = n.min(all);
+        Windows { windows: (0..n).map(|i| self.windows[i * all / n].clone()).collect(), hash: self.hash.clone() }
+    }
+
     /// Tokens of all windows.
     pub(crate) fn tokens(&self) -> u64 {
         count(&self.windows)
@@ -72,4 +79,18 @@ pub(crate) fn windows(data: &Data, source: &Source, part: Part, limit: Option<us
     };
     let windows = pack(&source.tokenizer()?, &files, context(data, source)?, limit)?;
     Ok(Windows { windows, hash: hash_all(&files)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_windows_come_from_everywhere_and_once() {
+        let all = Windows { windows: (0..10).map(|i| vec![i]).collect(), hash: String::new() };
+        assert_eq!(all.spread(4).windows, [[0], [2], [5], [7]]);
+        assert_eq!(all.spread(10).windows, all.windows);
+        assert_eq!(all.spread(99).windows, all.windows);
+        assert_eq!(all.spread(1).windows, [[0]]);
+    }
 }

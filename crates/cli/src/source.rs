@@ -42,6 +42,21 @@ impl Source {
         Ok(tokenizer)
     }
 
+    /// What a student's directory needs beside the weights: the tokenizer's files, and `generation_config.json`.
+    pub(crate) fn side_files(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        const GENERATION: &str = "generation_config.json";
+        let tokenizer = self.tokenizer()?;
+        let mut files = tokenizer.files()?;
+        let own = self.opened.path.join(GENERATION);
+        let generation = match &self.opened.kind {
+            SourceKind::Directory(_) if own.exists() => Some(paring_checkpoint::read_text(&own, 1 << 20)?),
+            _ => tokenizer.end_token().map(|end| format!("{:#}\n", serde_json::json!({"eos_token_id": end}))),
+        };
+        files.retain(|(name, _)| name != GENERATION);
+        files.extend(generation.map(|text| (GENERATION.into(), text.into_bytes())));
+        Ok(files)
+    }
+
     /// Its weights.
     pub(crate) fn load(&self, cpu: &Cpu, dtype: DType) -> Result<Model> {
         Ok(Model::load(&self.opened.arch, self.opened.source(), cpu, dtype)?)

@@ -1,7 +1,7 @@
 //! `paring compress`: calibrate, choose, cut, distil, evaluate, write. Every stage leaves its result in the run's workplace, so that a
 //! run that was killed goes on where it was.
 use crate::{
-    args::{Compensate, Compress},
+    args::{Compensate, Compress, Data},
     calibration::{Calibration, gram_bytes},
     card::Card,
     data::{self, Windows, context, windows},
@@ -44,6 +44,7 @@ struct Texts {
 }
 
 impl Texts {
+    /// Calibration and evaluation see windows from everywhere in their text, not its beginning: texts are rarely mixed.
     fn new(args: &Compress, source: &Source) -> Result<Self> {
         let eval_windows = args.eval_windows.unwrap_or(EVAL_WINDOWS);
         let calibration_windows = args.calibration_windows.unwrap_or(CALIBRATION_WINDOWS);
@@ -52,26 +53,15 @@ impl Texts {
                 return Err(Failure::input(format!("--{flag} 0: expected at least 1")));
             }
         }
-        let mut heldout_flags = args.data.clone();
-        heldout_flags.windows = None;
-        let own_text = !args.data.text.is_empty() || args.data.tokens.is_some();
-        if source.embedded && !own_text {
-            let part = |part, limit| windows(&heldout_flags, source, part, limit);
-            let mut heldout = match &args.heldout {
-                Some(file) => from_file(args, source, file, eval_windows)?,
-                None => part(Part::Heldout, Some(eval_windows))?,
-            };
-            heldout.windows.truncate(eval_windows);
-            let calibration = part(Part::Calibration, Some(calibration_windows))?;
-            return Ok(Texts {
-                calibration,
-                training: windows(&args.data, source, Part::Distillation, None)?,
-                heldout,
-            });
-        }
         let mut training = windows(&args.data, source, Part::Distillation, None)?;
+        let own_text = !args.data.text.is_empty() || args.data.tokens.is_some();
+        let embedded = |part| windows(&Data { context: args.data.context, ..Data::default() }, source, part, None);
         let heldout = match &args.heldout {
-            Some(file) => from_file(args, source, file, eval_windows)?,
+            Some(file) => {
+                let flags = Data { text: vec![file.clone()], context: args.data.context, ..Data::default() };
+                windows(&flags, source, Part::Heldout, None)?
+            }
+            None if source.embedded && !own_text => embedded(Part::Heldout)?,
             None => {
                 let all = training.windows.len();
                 if all < 2 {
@@ -81,23 +71,20 @@ impl Texts {
                         context(&args.data, source)?
                     )));
                 }
-                let mut last = training.windows.split_off(all - (all / HELD_OUT).max(1));
-                last.truncate(eval_windows);
+                let last = training.windows.split_off(all - (all / HELD_OUT).max(1));
                 Windows { windows: last, hash: training.hash.clone() }
             }
         };
-        let first = training.windows.iter().take(calibration_windows).cloned().collect();
-        Ok(Texts { calibration: Windows { windows: first, hash: training.hash.clone() }, training, heldout })
+        let calibration = match source.embedded && !own_text {
+            true => embedded(Part::Calibration)?.spread(calibration_windows),
+            false => training.spread(calibration_windows),
+        };
+        Ok(Texts { calibration, training, heldout: heldout.spread(eval_windows) })
     }
 
     fn hashes(&self) -> Value {
         json!({"calibration": self.calibration.hash, "training": self.training.hash, "heldout": self.heldout.hash})
     }
-}
-
-fn from_file(args: &Compress, source: &Source, file: &std::path::Path, limit: usize) -> Result<Windows> {
-    let flags = crate::args::Data { text: vec![file.into()], context: args.data.context, ..Default::default() };
-    windows(&flags, source, Part::Heldout, Some(limit))
 }
 
 /// Everything that a run knows before it starts.
@@ -326,14 +313,8 @@ impl Job<'_> {
     fn write(&self, place: &Workplace, flags: &toml::Table, f: &Finished<'_>, provenance: &Value) -> Result<()> {
         let mut dir = DirWriter::create(place.out(), Overwrite::Refuse)?;
         write_model(&mut dir, f.arch, &self.source.opened.config, |p| f.trainer.values(p.id).map_err(Failure::from))?;
-        let tokenizer = self.source.tokenizer()?;
-        for (name, bytes) in tokenizer.files()? {
+        for (name, bytes) in self.source.side_files()? {
             dir.write_bytes(&name, &bytes)?;
-        }
-        if let Some(end) = tokenizer.end_token()
-            && !dir.files().contains_key("generation_config.json")
-        {
-            dir.write_bytes("generation_config.json", format!("{:#}\n", json!({"eos_token_id": end})).as_bytes())?;
         }
         let eval = f.eval();
         let recipe = flags.to_string();

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Distill) -> Result<()> {
         )));
     }
     // The text stands in for the teacher's: both have one tokenizer.
-    let tokenizer = student.tokenizer()?;
+    student.tokenizer()?;
     let windows = windows(&args.data, &teacher, Part::Distillation, None)?;
     let context = windows.windows.iter().map(Vec::len).max().unwrap_or(1);
     let settings = Settings::new(&args.training, &session, arch, context, windows.windows.len())?;
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Distill) -> Result<()> {
 
     let mut dir = DirWriter::create(out, Overwrite::Refuse)?;
     write_model(&mut dir, arch, &student.opened.config, |p| trainer.values(p.id).map_err(Failure::from))?;
-    for (name, bytes) in tokenizer.files()? {
+    for (name, bytes) in student.side_files()? {
         dir.write_bytes(&name, &bytes)?;
     }
     dir.subdir("paring")?;

@@ -32,7 +32,8 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     };
     refuse_existing(out)?;
     let source = Source::open(args.model.as_deref())?;
-    let tokenizer = source.tokenizer()?;
+    // Before any work: a student without its tokenizer is of no use.
+    source.tokenizer()?;
     let teacher = dims(&source.opened.arch)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
     let plan = Plan::choose(&teacher, &importance_file::scores(&set)?, &target(&args.target, &teacher)?)?;
@@ -79,7 +80,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     }
     let mut dir = DirWriter::create(out, Overwrite::Refuse)?;
     write_model(&mut dir, &arch, &source.opened.config, |spec| cut.read(spec))?;
-    for (name, bytes) in tokenizer.files()? {
+    for (name, bytes) in source.side_files()? {
         dir.write_bytes(&name, &bytes)?;
     }
     dir.subdir("paring")?;
