@@ -21,7 +21,7 @@ pub use error::{Error, Result};
 pub use gguf::Gguf;
 pub use json::{parse_json, read_json, read_text};
 pub use names::check_file_name;
-pub use open::hash_file;
+pub use open::{hash_file, open_regular};
 pub use safetensors::{ModelWriter, SafetensorsDir, SafetensorsFile, SafetensorsWriter, TensorSpec};
 pub use shown::{shown, shown_path};
 pub use source::{StorageType, TensorInfo, TensorSource};

@@ -11,7 +11,7 @@ use std::{
 ///
 /// # Errors
 /// [`Error::Read`], [`Error::NotAFile`].
-pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
+pub fn open_regular(path: &Path) -> Result<(File, u64)> {
     let read = |source| Error::Read { path: path.into(), source };
     // Looked at before it is opened, because opening alone can have effects on a device; and again on the descriptor, which cannot be exchanged.
     check_regular(path, std::fs::metadata(path).map_err(read)?.file_type())?;

@@ -1,12 +1,7 @@
 //! Texts from files, document by document, without holding a file in memory.
-use crate::{
-    Error, Result,
-    open::{cannot_read, open_regular},
-    pack::kind,
-    zstd::Zstd,
-};
+use crate::{Error, Result, open::cannot_read, pack::kind, zstd::Zstd};
 use flate2::bufread::MultiGzDecoder;
-use paring_checkpoint::{Error as FileError, Limits, parse_json};
+use paring_checkpoint::{Error as FileError, Limits, open_regular, parse_json};
 use serde_json::Value;
 use std::{
     io::{self, BufRead, BufReader},
@@ -109,7 +104,7 @@ struct Pieces {
 
 impl Pieces {
     fn open(path: &Path, delimiter: u8) -> Result<Self> {
-        let file = BufReader::with_capacity(1 << 16, open_regular(path)?);
+        let file = BufReader::with_capacity(1 << 16, open_regular(path)?.0);
         let extension = path.extension().map(|e| e.to_ascii_lowercase()).unwrap_or_default();
         let reader: Box<dyn BufRead + Send> = match extension.to_str() {
             Some("gz") => Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file))),

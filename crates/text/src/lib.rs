@@ -7,7 +7,7 @@ mod error;
 mod fence; // third-party code that may panic
 mod files; // the files beside the weights
 mod from_gguf; // the tokenizer inside a GGUF as a tokenizer.json
-mod open; // regular files only
+mod open; // whole files of bounded length
 mod pack; // texts and token files as windows
 mod stream; // text while it is being generated
 mod tokenizer;

@@ -86,7 +86,7 @@ struct Log {
 impl Monitor for Log {
     fn step(&mut self, trainer: &Trainer<'_>, r: &StepReport) -> paring_train::Result<Control> {
         let first = *self.first.get_or_insert(r.step - 1);
-        if r.step % 10 == 0 || r.step == 1 {
+        if r.step.is_multiple_of(10) || r.step == 1 {
             let line = json!({"step": r.step, "loss": r.loss, "grad_norm": r.grad_norm, "lr": r.lr, "tokens": trainer.token_count()});
             self.log.line(&line.to_string())?;
             let rate = ((r.step - first) * r.tokens) as f64 / self.start.elapsed().as_secs_f64();
