@@ -16,7 +16,7 @@ use paring_train::micro_windows;
 use std::ops::Range;
 
 /// Memory that Gram matrices may take at a time: those of a small model are gathered with the importance, in one pass.
-const GRAM_BYTES: u64 = 1 << 30;
+pub(crate) const GRAM_BYTES: u64 = 1 << 30;
 
 /// A model on a text, as calibration sees it.
 pub(crate) struct Calibration<'a> {

@@ -31,6 +31,11 @@ impl Windows {
         Windows { windows: (0..n).map(|i| self.windows[i * all / n].clone()).collect(), hash: self.hash.clone() }
     }
 
+    /// Tokens of the longest window.
+    pub(crate) fn longest(&self) -> usize {
+        self.windows.iter().map(Vec::len).max().unwrap_or(1)
+    }
+
     /// Tokens of all windows.
     pub(crate) fn tokens(&self) -> u64 {
         count(&self.windows)

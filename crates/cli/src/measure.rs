@@ -33,7 +33,7 @@ pub(crate) fn agreement(session: &Session, teacher: &Model, student: &Model, win
 }
 
 fn batch(arch: &Arch, windows: &Windows) -> usize {
-    micro_windows(arch, windows.windows.iter().map(Vec::len).max().unwrap_or(1))
+    micro_windows(arch, windows.longest())
 }
 
 /// Tokens per second of prefill and of greedy decoding, on this machine, now.

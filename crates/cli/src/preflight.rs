@@ -8,6 +8,7 @@ use paring_cpu::Cpu;
 use paring_model::{Arch, params};
 use paring_ops::{Backend, head_chunk_rows};
 use paring_tensor::{DType, Shape};
+use paring_train::activation_bytes;
 use serde_json::{Value, json};
 use std::{path::Path, time::Instant};
 
@@ -33,7 +34,7 @@ pub(crate) struct Forecast {
 
 /// Bytes of a model's weights in memory: matrices in `dtype`, vectors in f32.
 pub(crate) fn weight_bytes(arch: &Arch, dtype: DType) -> u64 {
-    let bytes = |p: &paring_model::ParamSpec| p.elements() * if p.shape.len() == 1 { 4 } else { dtype.size() };
+    let bytes = |p: &paring_model::ParamSpec| p.elements() * p.compute_dtype(dtype).size();
     params(arch).iter().map(|p| bytes(p) as u64).sum()
 }
 
@@ -41,15 +42,7 @@ pub(crate) fn weight_bytes(arch: &Arch, dtype: DType) -> u64 {
 pub(crate) fn training_bytes(arch: &Arch, dtype: DType, context: usize, micro: usize) -> u64 {
     let n = arch.n_params() as u64;
     let masters = if dtype == DType::F32 { 0 } else { 4 * n };
-    weight_bytes(arch, dtype) + masters + 12 * n + activation_bytes(arch, context * micro) + head_bytes(arch)
-}
-
-/// Bytes of what the tape keeps of `tokens` tokens, all f32.
-pub(crate) fn activation_bytes(arch: &Arch, tokens: usize) -> u64 {
-    let layer =
-        |l: &paring_model::LayerArch| 8 * arch.hidden + 4 * l.ffn + (4 * l.heads + 3 * l.kv_heads) * arch.head_dim;
-    let per_token: usize = arch.layers.iter().map(layer).sum();
-    4 * (per_token * tokens) as u64
+    weight_bytes(arch, dtype) + masters + 12 * n + activation_bytes(arch, context * micro) as u64 + head_bytes(arch)
 }
 
 /// Bytes of a forward that keeps nothing: a few buffers of the widest activation.

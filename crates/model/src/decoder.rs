@@ -104,7 +104,7 @@ impl Model {
         for spec in params(arch) {
             let values = source.read_checked(&spec.name)?;
             let shape = Shape::new(&spec.shape).map_err(paring_ops::Error::in_op("load"))?;
-            tensors.push(backend.upload(&values, param_dtype(&spec, dtype), shape)?);
+            tensors.push(backend.upload(&values, spec.compute_dtype(dtype), shape)?);
         }
         Model::from_tensors(arch.clone(), backend, tensors)
     }
@@ -223,11 +223,6 @@ impl Model {
         backend.linear(&mut y, x, &self.head().tensor)?;
         Ok(y)
     }
-}
-
-/// Matrices compute in the run's type; gains of norms stay f32, they are few and multiply everything.
-pub(crate) fn param_dtype(spec: &ParamSpec, dtype: DType) -> DType {
-    if spec.shape.len() == 1 { DType::F32 } else { dtype }
 }
 
 impl Layer {

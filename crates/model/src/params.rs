@@ -1,6 +1,7 @@
 //! The single table of parameters: what a checkpoint of an `Arch` holds, in order, and which axis each dimension is.
 use crate::{Arch, LayerArch};
 use paring_exec::ParamId;
+use paring_tensor::DType;
 
 /// What a dimension of a parameter counts. Pruning an axis selects along every dimension that is labelled with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +37,11 @@ impl ParamSpec {
     /// Number of values.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// The type that it computes in when matrices compute in `dtype`: gains of norms stay f32, they are few and multiply everything.
+    pub fn compute_dtype(&self, dtype: DType) -> DType {
+        if self.shape.len() == 1 { DType::F32 } else { dtype }
     }
 
     /// Whether it is the embedding or an untied head.

@@ -12,4 +12,4 @@ pub use error::{Error, Result};
 pub use init::initial_values;
 pub use run::{CheckpointPolicy, Control, Monitor, Outcome, Windows, run};
 pub use state::{FORMAT_VERSION, Resume, load_latest, save};
-pub use trainer::{Objective, StepReport, TrainConfig, Trainer, micro_windows};
+pub use trainer::{Objective, StepReport, TrainConfig, Trainer, activation_bytes, micro_windows};

@@ -77,7 +77,7 @@ impl<'b> Trainer<'b> {
         for spec in params(&arch) {
             let values = read(&spec)?;
             let shape = Shape::new(&spec.shape).map_err(paring_ops::Error::in_op("trainer")).map_err(own)?;
-            let dtype = if spec.shape.len() == 1 { DType::F32 } else { config.dtype };
+            let dtype = spec.compute_dtype(config.dtype);
             let master = if dtype == DType::F32 { None } else { Some(backend.upload(&values, DType::F32, shape)) };
             masters.push(master.transpose().map_err(own)?);
             weights.push(backend.upload(&values, dtype, shape).map_err(own)?);
@@ -226,10 +226,12 @@ impl<'b> Trainer<'b> {
 ///
 /// A function of the architecture alone, so that the same recipe sums gradients in the same order on every machine.
 pub fn micro_windows(arch: &Arch, context: usize) -> usize {
-    let per_token: usize = arch
-        .layers
-        .iter()
-        .map(|l| 4 * (8 * arch.hidden + 4 * l.ffn + (4 * l.heads + 3 * l.kv_heads) * arch.head_dim))
-        .sum();
-    (600_000_000 / (per_token * context).max(1)).clamp(1, 16)
+    (600_000_000 / activation_bytes(arch, context).max(1)).clamp(1, 16)
+}
+
+/// Bytes of what the tape keeps of `tokens` tokens, all f32.
+pub fn activation_bytes(arch: &Arch, tokens: usize) -> usize {
+    let layer =
+        |l: &paring_model::LayerArch| 8 * arch.hidden + 4 * l.ffn + (4 * l.heads + 3 * l.kv_heads) * arch.head_dim;
+    4 * arch.layers.iter().map(layer).sum::<usize>() * tokens
 }

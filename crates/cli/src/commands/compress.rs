@@ -2,7 +2,7 @@
 //! run that was killed goes on where it was.
 use crate::{
     args::{Compensate, Compress, Data},
-    calibration::{Calibration, gram_bytes},
+    calibration::{Calibration, GRAM_BYTES, gram_bytes},
     card::Card,
     data::{self, Windows, context, windows},
     describe::{count, describe, dims},
@@ -112,7 +112,7 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     let student = target.student(&teacher)?;
     paring_prune::check_loadable(&teacher, &student)?;
     let texts = Texts::new(args, &source)?;
-    let longest = texts.training.windows.iter().map(Vec::len).max().unwrap_or(1);
+    let longest = texts.training.longest();
     // The shape is known before the plan is: only which channels it will be is not.
     let shape = shape_of(&source.opened.arch, &student);
     let settings = Settings::new(&args.training, &session, &shape, longest, texts.training.windows.len())?;
@@ -171,7 +171,7 @@ impl Job<'_> {
         };
         let teacher_bytes = weight_bytes(teacher, dtype);
         let calibration =
-            gram.min(1 << 30) + inference_bytes(teacher, context * paring_train::micro_windows(teacher, context));
+            gram.min(GRAM_BYTES) + inference_bytes(teacher, context * paring_train::micro_windows(teacher, context));
         let training = inference_bytes(teacher, context * self.settings.micro)
             + training_bytes(student, dtype, context, self.settings.micro);
         forecast.memory(&[teacher_bytes + calibration, teacher_bytes + training]);
@@ -396,7 +396,7 @@ fn as_written(trainer: &Trainer<'_>, arch: &Arch, dtype: DType) -> Result<Model>
     let tensor = |spec: paring_model::ParamSpec| -> Result<_> {
         let values: Vec<f32> = trainer.values(spec.id)?.into_iter().map(|v| round_to(v, DType::BF16)).collect();
         let shape = Shape::new(&spec.shape).map_err(paring_ops::Error::in_op("as_written"))?;
-        Ok(backend.upload(&values, if spec.shape.len() == 1 { DType::F32 } else { dtype }, shape)?)
+        Ok(backend.upload(&values, spec.compute_dtype(dtype), shape)?)
     };
     let tensors = params(arch).into_iter().map(tensor).collect::<Result<_>>()?;
     Ok(Model::from_tensors(arch.clone(), backend, tensors)?)

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Distill) -> Result<()> {
     // The text stands in for the teacher's: both have one tokenizer.
     student.tokenizer()?;
     let windows = windows(&args.data, &teacher, Part::Distillation, None)?;
-    let context = windows.windows.iter().map(Vec::len).max().unwrap_or(1);
+    let context = windows.longest();
     let settings = Settings::new(&args.training, &session, arch, context, windows.windows.len())?;
     let dtype = settings.config.dtype;
 

@@ -1,7 +1,7 @@
 //! `paring prune`: cut a model down to what an importance file says matters.
 use crate::{
     args::{Compensate, Prune},
-    calibration::{Calibration, gram_bytes},
+    calibration::{Calibration, GRAM_BYTES, gram_bytes},
     data::windows,
     describe::{count, dims, table},
     embedded::Part,
@@ -53,9 +53,9 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let mut memory = 8 * largest;
     if let Some(windows) = &windows {
         let (a, all) = (&source.opened.arch, 0..source.opened.arch.layers.len());
-        let context = windows.windows.iter().map(Vec::len).max().unwrap_or(1);
+        let context = windows.longest();
         let micro = paring_train::micro_windows(a, context);
-        memory += weight_bytes(a, dtype) + inference_bytes(a, context * micro) + gram_bytes(a, all).min(1 << 30);
+        memory += weight_bytes(a, dtype) + inference_bytes(a, context * micro) + gram_bytes(a, all).min(GRAM_BYTES);
         let gram: f64 = a.layers.iter().map(|l| 2.0 * (l.ffn as f64).powi(2)).sum();
         forecast.flops = windows.tokens() as f64 * (a.forward_flops_per_token(context) + gram);
     }
