@@ -20,7 +20,7 @@ impl Gram {
     /// Those of the backend's allocation.
     pub fn new(backend: &dyn Backend, arch: &Arch, layers: std::ops::Range<usize>) -> Result<Self> {
         let make = |l: &paring_model::LayerArch| {
-            backend.alloc(DType::F32, Shape::new(&[l.ffn, l.ffn]).map_err(Error::in_op("gram"))?)
+            backend.zeros(DType::F32, Shape::new(&[l.ffn, l.ffn]).map_err(Error::in_op("gram"))?)
         };
         Ok(Gram { first: layers.start, sums: arch.layers[layers].iter().map(make).collect::<Result<_>>()? })
     }

@@ -52,6 +52,9 @@ impl StorageType {
             StorageType::F32 => Some(DType::F32),
             StorageType::BF16 => Some(DType::BF16),
             StorageType::F16 => Some(DType::F16),
+            StorageType::Q8_0 => Some(DType::Q8_0),
+            StorageType::Q4_0 => Some(DType::Q4_0),
+            StorageType::Q4_1 => Some(DType::Q4_1),
             _ => None,
         }
     }
@@ -80,6 +83,9 @@ impl From<DType> for StorageType {
             DType::F32 => StorageType::F32,
             DType::BF16 => StorageType::BF16,
             DType::F16 => StorageType::F16,
+            DType::Q8_0 => StorageType::Q8_0,
+            DType::Q4_0 => StorageType::Q4_0,
+            DType::Q4_1 => StorageType::Q4_1,
         }
     }
 }
@@ -118,10 +124,11 @@ pub trait TensorSource: Send + Sync {
     /// [`Error::Tensor`] when memory is short.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
 
-    /// The tensor in host memory, rounded to `dtype`. Files that store `dtype` are copied without a detour.
+    /// The tensor in host memory, rounded to `dtype`. Files that store `dtype` are copied without a detour, blocks among them.
     ///
     /// # Errors
-    /// Those of [`TensorSource::read_f32`], and [`Error::Tensor`] for more dimensions than a [`Tensor`] has.
+    /// Those of [`TensorSource::read_f32`], and [`Error::Tensor`] for more dimensions than a [`Tensor`] has, or rows that are not whole
+    /// blocks of `dtype`.
     fn read_tensor(&self, name: &str, dtype: DType) -> Result<Tensor> {
         let values = self.read_f32(name)?;
         let info = self.info(name).ok_or_else(|| missing(self, name))?;
@@ -180,14 +187,15 @@ pub(crate) fn room<T>(n: usize) -> std::result::Result<Vec<T>, paring_tensor::Er
     Ok(out)
 }
 
-/// Little-endian `bytes` of a type without blocks as f32; `None` for types that are no floats.
+/// Little-endian `bytes` as f32; `None` for types that are no floats.
 pub(crate) fn floats(
     bytes: &[u8],
     storage: StorageType,
 ) -> Option<std::result::Result<Vec<f32>, paring_tensor::Error>> {
     use half::{bf16, f16};
-    let (1, size) = storage.block()? else { return None };
-    let mut out = match room(bytes.len() / size) {
+    use paring_tensor::block::{dequantize_q4_0, dequantize_q4_1, dequantize_q8_0};
+    let (len, size) = storage.block()?;
+    let mut out = match room(bytes.len() / size * len) {
         Ok(out) => out,
         Err(e) => return Some(Err(e)),
     };
@@ -196,12 +204,15 @@ pub(crate) fn floats(
         StorageType::BF16 => out.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32())),
         StorageType::F16 => out.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
         StorageType::F64 => out.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
+        StorageType::Q8_0 => out.extend(bytes.as_chunks().0.iter().flat_map(dequantize_q8_0)),
+        StorageType::Q4_0 => out.extend(bytes.as_chunks().0.iter().flat_map(dequantize_q4_0)),
+        StorageType::Q4_1 => out.extend(bytes.as_chunks().0.iter().flat_map(dequantize_q4_1)),
         _ => return None,
     }
     Some(Ok(out))
 }
 
-/// `bytes` that are little-endian elements of `dtype`, copied into a tensor.
+/// `bytes` that are little-endian elements or blocks of `dtype`, copied into a tensor.
 pub(crate) fn copied(bytes: &[u8], dtype: DType, shape: &[usize]) -> std::result::Result<Tensor, paring_tensor::Error> {
     let shape = paring_tensor::Shape::new(shape)?;
     let mut buffer = HostBuffer::zeroed(bytes.len())?;

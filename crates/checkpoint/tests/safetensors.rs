@@ -24,7 +24,7 @@ fn rounded(dtype: DType, values: &[f32]) -> Vec<f32> {
     let round = |&v: &f32| match dtype {
         DType::F32 => v,
         DType::BF16 => bf16::from_f32(v).to_f32(),
-        DType::F16 => f16::from_f32(v).to_f32(),
+        _ => f16::from_f32(v).to_f32(),
     };
     values.iter().map(round).collect()
 }

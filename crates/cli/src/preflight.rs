@@ -34,7 +34,7 @@ pub(crate) struct Forecast {
 
 /// Bytes of a model's weights in memory: matrices in `dtype`, vectors in f32.
 pub(crate) fn weight_bytes(arch: &Arch, dtype: DType) -> u64 {
-    let bytes = |p: &paring_model::ParamSpec| p.elements() * p.compute_dtype(dtype).size();
+    let bytes = |p: &paring_model::ParamSpec| p.compute_dtype(dtype).bytes(p.elements());
     params(arch).iter().map(|p| bytes(p) as u64).sum()
 }
 

@@ -72,7 +72,7 @@ impl Operand {
     }
 
     fn bytes(&self) -> usize {
-        self.values.len() * self.dtype.size() * if self.accumulates { 2 } else { 1 }
+        self.dtype.bytes(self.values.len()) * if self.accumulates { 2 } else { 1 }
     }
 }
 
@@ -122,5 +122,6 @@ impl Call {
 
 /// The values that a tensor made of the operand holds.
 pub(crate) fn wide(operand: &Operand) -> Vec<f64> {
-    operand.values.iter().map(|&x| f64::from(paring_tensor::round_to(x, operand.dtype))).collect()
+    let held = paring_tensor::to_f32(&paring_tensor::from_f32(&operand.values, operand.dtype), operand.dtype);
+    held[..operand.values.len()].iter().map(|&x| f64::from(x)).collect()
 }

@@ -99,7 +99,7 @@ impl Case {
     pub fn bytes(&self) -> Result<f64> {
         let bytes = match self.op {
             // Of the table, only the rows that are named.
-            Op::Embed { t, d, dtype, .. } => t * d * (4 + dtype.size()),
+            Op::Embed { t, d, dtype, .. } => t * (4 * d + dtype.bytes(d)),
             Op::EmbedBackward { t, d, .. } => t * d * 3 * 4,
             _ => self.call()?.bytes(),
         };
@@ -142,9 +142,17 @@ impl Case {
     pub(crate) fn call(&self) -> Result<Call> {
         let seed = self.seed;
         Ok(match self.op.clone() {
-            Op::Alloc { n, dtype } => {
-                Call::new([Operand::any("y", &[n], dtype, vec![7.0; n])], [], move |b, [y], []| {
+            Op::Alloc { n, dtype } => Call::new(
+                [Operand::any("y", &[n], dtype, vec![7.0; n])],
+                [self.f32(0, "x", &[n])],
+                move |b, [y], [x]| {
                     *y = b.alloc(dtype, y.shape())?;
+                    b.convert(y, x).map(none)
+                },
+            ),
+            Op::Zeros { n, dtype } => {
+                Call::new([Operand::any("y", &[n], dtype, vec![7.0; n])], [], move |b, [y], []| {
+                    *y = b.zeros(dtype, y.shape())?;
                     Ok(Vec::new())
                 })
             }
@@ -181,15 +189,25 @@ impl Case {
             }
             Op::Scale { n } => Call::new([self.sum(0, "y", &[n])], [], |b, [y], []| b.scale(y, SCALE).map(none)),
             Op::SumSquares { n } => Call::new([], [self.f32(0, "x", &[n])], |b, [], [x]| b.sum_squares(x).map(one)),
-            Op::Swiglu { n } => Call::new(
+            Op::Gated { n, act } => Call::new(
                 [Operand::out("y", &[n])],
                 [self.f32(0, "gate", &[n]), self.f32(1, "up", &[n])],
-                |b, [y], [gate, up]| b.swiglu(y, gate, up).map(none),
+                move |b, [y], [gate, up]| b.gated(y, act, gate, up).map(none),
             ),
-            Op::SwigluBackward { n } => Call::new(
+            Op::GatedBackward { n, act } => Call::new(
                 [Operand::out("dgate", &[n]), Operand::out("dup", &[n])],
                 [self.f32(0, "dy", &[n]), self.f32(1, "gate", &[n]), self.f32(2, "up", &[n])],
-                |b, [dgate, dup], [dy, gate, up]| b.swiglu_backward(dgate, dup, dy, gate, up).map(none),
+                move |b, [dgate, dup], [dy, gate, up]| b.gated_backward(dgate, dup, act, dy, gate, up).map(none),
+            ),
+            Op::Activation { n, act } => {
+                Call::new([Operand::out("y", &[n])], [self.f32(0, "x", &[n])], move |b, [y], [x]| {
+                    b.activation(y, act, x).map(none)
+                })
+            }
+            Op::ActivationBackward { n, act } => Call::new(
+                [Operand::out("dx", &[n])],
+                [self.f32(0, "dy", &[n]), self.f32(1, "x", &[n])],
+                move |b, [dx], [dy, x]| b.activation_backward(dx, act, dy, x).map(none),
             ),
             Op::Embed { t, v, d, dtype } => {
                 let ids = self.indices(t, v);
@@ -233,17 +251,22 @@ impl Case {
                     move |b, [dx, dw], [dy, x, w, r]| b.rms_norm_backward(dx, accum, dw, dy, x, w, r).map(none),
                 )
             }
+            Op::AddRmsNorm { t, d, dtype } => Call::new(
+                [Operand::out("sum", &[t, d]), Operand::out("y", &[t, d]), Operand::out("rstd", &[t])],
+                [
+                    self.f32(0, "a", &[t, d]),
+                    self.f32(1, "b", &[t, d]),
+                    Operand::any("w", &[d], dtype, self.take(2, &[d])),
+                ],
+                |b, [sum, y, rstd], [a, c, w]| b.add_rms_norm(sum, y, rstd, a, c, w, EPS).map(none),
+            ),
             Op::Rope { t, heads, h, inverse } => {
                 let (rows, cols) = (t + 3, heads * h);
                 let positions = self.indices(t, rows);
-                Call::new(
-                    [Operand::out("y", &[t, cols])],
-                    [
-                        self.f32(0, "x", &[t, cols]),
-                        Operand::f32("table", &[rows, h], turns(rows, h)).with_rows(Rows::OrMore),
-                    ],
-                    move |b, [y], [x, table]| b.rope(y, x, table, &positions, inverse).map(none),
-                )
+                let table = Operand::f32("table", &[rows, h], turns(rows, h)).with_rows(Rows::OrMore);
+                Call::new([self.sum(0, "x", &[t, cols])], [table], move |b, [x], [table]| {
+                    b.rope(x, table, &positions, inverse).map(none)
+                })
             }
             Op::Attention { spec, spare } => {
                 let (t, keys) = (spec.n_tokens(), spec.past + spec.n_tokens() + spare);

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod activation; // sizes of activations
 mod call; // one call, its operands on the host
 mod case; // an operation, its shapes and numbers, ready to run
 mod check; // results against the reference's, and how far apart they may be

@@ -1,6 +1,6 @@
 //! The operations of `Backend` with the shapes of their operands. Legend: `t` tokens, `n`/`k` outputs/inputs of a linear map, `d` model
 //! width, `e` the teacher's, `v` vocabulary, `h` head width.
-use paring_ops::{Accum, AttnSpec};
+use paring_ops::{Accum, Activation, AttnSpec};
 use paring_tensor::DType;
 
 /// An operation and its shapes.
@@ -8,7 +8,12 @@ use paring_tensor::DType;
 #[non_exhaustive]
 #[allow(missing_docs, reason = "fields are the shapes of the legend")]
 pub enum Op {
+    /// A new tensor, then filled: its contents are nobody's business.
     Alloc {
+        n: usize,
+        dtype: DType,
+    },
+    Zeros {
         n: usize,
         dtype: DType,
     },
@@ -45,11 +50,21 @@ pub enum Op {
     SumSquares {
         n: usize,
     },
-    Swiglu {
+    Gated {
         n: usize,
+        act: Activation,
     },
-    SwigluBackward {
+    GatedBackward {
         n: usize,
+        act: Activation,
+    },
+    Activation {
+        n: usize,
+        act: Activation,
+    },
+    ActivationBackward {
+        n: usize,
+        act: Activation,
     },
     Embed {
         t: usize,
@@ -92,6 +107,11 @@ pub enum Op {
         d: usize,
         dtype: DType,
         accum: Accum,
+    },
+    AddRmsNorm {
+        t: usize,
+        d: usize,
+        dtype: DType,
     },
     Rope {
         t: usize,
@@ -168,6 +188,7 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Alloc { .. } => "alloc",
+            Op::Zeros { .. } => "zeros",
             Op::Upload { .. } => "upload",
             Op::Convert { .. } => "convert",
             Op::Fill { .. } => "fill",
@@ -176,8 +197,10 @@ impl Op {
             Op::Accumulate { .. } => "accumulate",
             Op::Scale { .. } => "scale",
             Op::SumSquares { .. } => "sum_squares",
-            Op::Swiglu { .. } => "swiglu",
-            Op::SwigluBackward { .. } => "swiglu_backward",
+            Op::Gated { .. } => "gated",
+            Op::GatedBackward { .. } => "gated_backward",
+            Op::Activation { .. } => "activation",
+            Op::ActivationBackward { .. } => "activation_backward",
             Op::Embed { .. } => "embed",
             Op::EmbedBackward { .. } => "embed_backward",
             Op::Linear { .. } => "linear",
@@ -185,6 +208,7 @@ impl Op {
             Op::LinearDw { .. } => "linear_dw",
             Op::RmsNorm { .. } => "rms_norm",
             Op::RmsNormBackward { .. } => "rms_norm_backward",
+            Op::AddRmsNorm { .. } => "add_rms_norm",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
             Op::AttentionBackward { .. } => "attention_backward",
@@ -208,17 +232,22 @@ impl Op {
             Wanted::DxDw => 3.0,
         };
         match self {
-            Op::Alloc { .. } | Op::Upload { .. } | Op::Convert { .. } | Op::Fill { .. } | Op::WriteRows { .. } => 0.0,
+            Op::Alloc { .. } | Op::Zeros { .. } | Op::Upload { .. } | Op::Convert { .. } => 0.0,
+            Op::Fill { .. } | Op::WriteRows { .. } => 0.0,
             Op::Embed { .. } | Op::Accumulate { accum: Accum::Set, .. } => 0.0,
             Op::Add { n } | Op::Accumulate { n, .. } | Op::Scale { n } => *n as f64,
             Op::SumSquares { n } => 2.0 * *n as f64,
-            Op::Swiglu { n } => 5.0 * *n as f64,
-            Op::SwigluBackward { n } => 11.0 * *n as f64,
+            // Of SiLU; the others differ by a few.
+            Op::Activation { n, .. } => 4.0 * *n as f64,
+            Op::Gated { n, .. } => 5.0 * *n as f64,
+            Op::ActivationBackward { n, .. } => 9.0 * *n as f64,
+            Op::GatedBackward { n, .. } => 11.0 * *n as f64,
             Op::EmbedBackward { t, d, .. } => (t * d) as f64,
             Op::Linear { t, k, n, .. } | Op::LinearDx { t, k, n, .. } | Op::LinearDw { t, k, n, .. } => {
                 product(*t, *k, *n)
             }
             Op::RmsNorm { t, d, .. } => 4.0 * (t * d) as f64,
+            Op::AddRmsNorm { t, d, .. } => 5.0 * (t * d) as f64,
             Op::RmsNormBackward { t, d, .. } => 10.0 * (t * d) as f64,
             Op::Rope { t, heads, h, .. } => 3.0 * (t * heads * h) as f64,
             // Two products forward; five backward, the scores once more among them.
@@ -237,6 +266,9 @@ impl Op {
 
 /// Pairs of a query and a key that it sees, in one head.
 fn pairs(spec: &AttnSpec) -> f64 {
-    let seen = |len: usize| len as f64 * (spec.past as f64 + (len as f64 + 1.0) / 2.0);
+    let seen = |len: usize| {
+        let positions = spec.past..spec.past + len;
+        positions.map(|p| (p + 1 - spec.first_key(p)) as f64).sum::<f64>()
+    };
     spec.cu_len.windows(2).map(|w| seen(w[1].saturating_sub(w[0]))).sum()
 }

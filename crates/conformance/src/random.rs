@@ -1,6 +1,6 @@
 //! Random shapes, values and seeds, shrunk to the smallest case that fails.
 use crate::{Case, Failure, Op, Reason, Values, Wanted, check};
-use paring_ops::{Accum, AttnSpec, Backend};
+use paring_ops::{Accum, Activation, AttnSpec, Backend};
 use paring_tensor::DType;
 use proptest::{
     prelude::*,
@@ -69,8 +69,11 @@ fn op() -> impl Strategy<Value = Op> {
         head().prop_map(|(t, d, e, v, dtype, ignore_every)| Op::HeadCompare { t, d, e, v, dtype, ignore_every }),
         (size(), size(), size(), dtype()).prop_map(|(t, v, d, dtype)| Op::Embed { t, v, d, dtype }),
         (size(), size(), size()).prop_map(|(t, v, d)| Op::EmbedBackward { t, v, d }),
-        size().prop_map(|n| Op::Swiglu { n }),
-        size().prop_map(|n| Op::SwigluBackward { n }),
+        (size(), act()).prop_map(|(n, act)| Op::Gated { n, act }),
+        (size(), act()).prop_map(|(n, act)| Op::GatedBackward { n, act }),
+        (size(), act()).prop_map(|(n, act)| Op::Activation { n, act }),
+        (size(), act()).prop_map(|(n, act)| Op::ActivationBackward { n, act }),
+        (size(), size(), dtype()).prop_map(|(t, d, dtype)| Op::AddRmsNorm { t, d, dtype }),
         (size(), proptest::option::of(dtype())).prop_map(|(n, shadow)| Op::AdamW { n, shadow }),
     ]
 }
@@ -81,16 +84,27 @@ fn wanted() -> impl Strategy<Value = Wanted> {
 
 /// Up to four sequences, empty ones among them.
 fn packed() -> impl Strategy<Value = AttnSpec> {
-    (1..4usize, 1..4usize, 1..20usize, proptest::collection::vec(0..70usize, 0..4)).prop_map(
-        |(kv, group, h, lengths)| {
-            let mut cu_len = vec![0];
-            lengths.iter().for_each(|len| cu_len.push(cu_len[cu_len.len() - 1] + len));
-            AttnSpec::packed(kv * group, kv, h, cu_len)
-        },
-    )
+    let lengths = proptest::collection::vec(0..70usize, 0..4);
+    let spec = (1..4usize, 1..4usize, 1..20usize, lengths).prop_map(|(kv, group, h, lengths)| {
+        let mut cu_len = vec![0];
+        lengths.iter().for_each(|len| cu_len.push(cu_len[cu_len.len() - 1] + len));
+        AttnSpec::packed(kv * group, kv, h, cu_len)
+    });
+    limited(spec)
+}
+
+/// Half of them with a window, half with a soft cap.
+fn limited(spec: impl Strategy<Value = AttnSpec>) -> impl Strategy<Value = AttnSpec> {
+    let (window, softcap) = (proptest::option::of(1..100usize), proptest::option::of(1.0..60f32));
+    (spec, window, softcap).prop_map(|(spec, window, softcap)| AttnSpec { window, softcap, ..spec })
+}
+
+fn act() -> impl Strategy<Value = Activation> {
+    proptest::sample::select(&Activation::ALL[..])
 }
 
 fn cached() -> impl Strategy<Value = AttnSpec> {
-    (1..4usize, 1..4usize, 1..20usize, 1..5usize, 0..150usize)
-        .prop_map(|(kv, group, h, t, past)| AttnSpec::cached(kv * group, kv, h, t, past))
+    let spec = (1..4usize, 1..4usize, 1..20usize, 1..5usize, 0..150usize)
+        .prop_map(|(kv, group, h, t, past)| AttnSpec::cached(kv * group, kv, h, t, past));
+    limited(spec)
 }

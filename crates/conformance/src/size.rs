@@ -3,14 +3,15 @@
 //! A result's own value is no measure where terms cancel, and the largest value of a tensor is none for its small entries, which an outlier
 //! would hide. Errors of terms count as well: `exp(x - max)` inherits the rounding of its argument, so its size is `1 + |x - max|` times it.
 use crate::{
+    activation,
     call::{Call, wide},
-    case::{Case, SCALE},
+    case::{Case, EPS, SCALE},
     check::Outcome,
     op::Op,
 };
 use paring_ops::{Accum, AttnSpec, Backend, IGNORE, Result};
 use paring_reference::Reference;
-use paring_tensor::{DType, round_to};
+use paring_tensor::{DType, block::LEN, round_to};
 
 /// How one output tensor is compared.
 pub(crate) enum Size {
@@ -24,12 +25,13 @@ pub(crate) enum Size {
 type Sizes = (Vec<Size>, Vec<f64>);
 
 /// Exponentials may be flushed to zero below the smallest normal f32 (2^-126); 2^-100 times the bound of f32 allows for that.
-const UNDERFLOW: f64 = 1.0 / (1u128 << 100) as f64;
+pub(crate) const UNDERFLOW: f64 = 1.0 / (1u128 << 100) as f64;
 
 pub(crate) fn sizes(case: &Case, call: &Call, want: &Outcome) -> Result<Sizes> {
     let f32s = |sizes: Vec<Vec<f64>>| sizes.into_iter().map(|s| Size::Rounded(DType::F32, s)).collect::<Vec<Size>>();
     Ok(match &case.op {
-        Op::Alloc { .. } | Op::Upload { .. } | Op::Convert { .. } | Op::Fill { .. } | Op::WriteRows { .. } => exact(),
+        Op::Alloc { .. } | Op::Zeros { .. } | Op::Upload { .. } | Op::Convert { .. } => exact(),
+        Op::Fill { .. } | Op::WriteRows { .. } => exact(),
         // One rounding each, which IEEE 754 prescribes.
         Op::Add { .. } | Op::Accumulate { .. } | Op::Scale { .. } | Op::Embed { .. } => exact(),
         Op::SumSquares { .. } => (Vec::new(), want.numbers.clone()),
@@ -37,8 +39,11 @@ pub(crate) fn sizes(case: &Case, call: &Call, want: &Outcome) -> Result<Sizes> {
             (f32s(absolute(call)?), Vec::new())
         }
         Op::RmsNorm { .. } => (f32s(absolute(call)?), Vec::new()),
-        Op::Swiglu { .. } => (f32s(vec![swiglu(call)]), Vec::new()),
-        Op::SwigluBackward { .. } => (f32s(swiglu_backward(call)), Vec::new()),
+        Op::AddRmsNorm { d, .. } => (add_rms_norm(call, *d), Vec::new()),
+        Op::Gated { act, .. } => (f32s(vec![activation::gated(call, *act)]), Vec::new()),
+        Op::GatedBackward { act, .. } => (f32s(activation::gated_backward(call, *act)), Vec::new()),
+        Op::Activation { act, .. } => (f32s(vec![activation::activation(call, *act)]), Vec::new()),
+        Op::ActivationBackward { act, .. } => (f32s(vec![activation::activation_backward(call, *act)]), Vec::new()),
         Op::RmsNormBackward { d, accum, .. } => (f32s(rms_norm_backward(call, *d, *accum)), Vec::new()),
         Op::Rope { heads, h, .. } => (f32s(vec![rope(call, *heads, *h)]), Vec::new()),
         Op::Attention { spec, .. } => (f32s(attention(call, spec)), Vec::new()),
@@ -88,7 +93,14 @@ fn absolute(call: &Call) -> Result<Vec<Vec<f64>>> {
     let b = Reference;
     let upload = |operand: &crate::call::Operand| {
         let mut operand = operand.clone();
-        operand.values.iter_mut().for_each(|x| *x = x.abs());
+        match operand.dtype {
+            // `d q + m` are two terms: the first is what lies above the block's minimum `m`.
+            DType::Q4_1 => operand.values.chunks_mut(LEN).for_each(|block| {
+                let least = block.iter().copied().fold(f32::INFINITY, f32::min);
+                block.iter_mut().for_each(|w| *w = (*w - least) + least.abs());
+            }),
+            _ => operand.values.iter_mut().for_each(|x| *x = x.abs()),
+        }
         operand.upload(&b)
     };
     let mut outputs = call.outputs.iter().map(upload).collect::<Result<Vec<_>>>()?;
@@ -97,24 +109,14 @@ fn absolute(call: &Call) -> Result<Vec<Vec<f64>>> {
     outputs.iter().map(|t| Ok(b.download(t)?.into_iter().map(f64::from).collect())).collect()
 }
 
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-fn swiglu(call: &Call) -> Vec<f64> {
-    let (gate, up) = (call.input(0), call.input(1));
-    gate.iter().zip(&up).map(|(g, u)| (g * u).abs() * (sigmoid(*g) + UNDERFLOW)).collect()
-}
-
-fn swiglu_backward(call: &Call) -> Vec<Vec<f64>> {
-    let (dy, gate, up) = (call.input(0), call.input(1), call.input(2));
-    let dup = |i: usize| (dy[i] * gate[i]).abs() * (sigmoid(gate[i]) + UNDERFLOW);
-    let dgate = |i: usize| {
-        let (g, s) = (gate[i].abs(), sigmoid(gate[i]));
-        // 1 - s has the rounding of s, and s is 1 in f32 from 17 on.
-        (dy[i] * up[i]).abs() * (s * (1.0 + g * (1.0 - s) + g.min(17.0) / 8.0) + (1.0 + g) * UNDERFLOW)
-    };
-    vec![(0..dy.len()).map(dgate).collect(), (0..dy.len()).map(dup).collect()]
+/// The sum is exact, and where its terms cancel the norm starts from what is left: it is sized by that.
+fn add_rms_norm(call: &Call, d: usize) -> Vec<Size> {
+    let (a, b, w) = (&call.inputs[0].values, &call.inputs[1].values, call.input(2));
+    let sum: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(a + b)).collect();
+    let rstd = |row: &[f64]| 1.0 / (row.iter().map(|x| x * x).sum::<f64>() / d as f64 + f64::from(EPS)).sqrt();
+    let rstd: Vec<f64> = sum.chunks(d.max(1)).map(rstd).collect();
+    let y = (0..sum.len()).map(|i| (sum[i] * rstd[i / d] * w[i % d]).abs()).collect();
+    vec![Size::Exact, Size::Rounded(DType::F32, y), Size::Rounded(DType::F32, rstd)]
 }
 
 fn rms_norm_backward(call: &Call, d: usize, accum: Accum) -> Vec<Vec<f64>> {
@@ -137,7 +139,7 @@ fn rms_norm_backward(call: &Call, d: usize, accum: Accum) -> Vec<Vec<f64>> {
 
 /// A pair turns by cosines and sines, neither above 1.
 fn rope(call: &Call, heads: usize, h: usize) -> Vec<f64> {
-    let x = call.input(0);
+    let x = wide(&call.outputs[0]);
     let half = h / 2;
     let pair = |i: usize| if i % h < half { i + half } else { i - half };
     (0..x.len()).map(|i| if heads == 0 { 0.0 } else { x[i].abs() + x[pair(i)].abs() }).collect()
@@ -149,21 +151,45 @@ fn each_query(spec: &AttnSpec, mut f: impl FnMut(usize, usize, std::ops::Range<u
         for t in bounds[0]..bounds[1] {
             for head in 0..spec.heads {
                 let kv = head / spec.group() * spec.head_dim;
-                f(t * spec.q_cols() + head * spec.head_dim, t * spec.heads + head, bounds[0]..spec.past + t + 1, kv);
+                let first = bounds[0] + spec.first_key(spec.past + t - bounds[0]);
+                f(t * spec.q_cols() + head * spec.head_dim, t * spec.heads + head, first..spec.past + t + 1, kv);
             }
         }
     }
 }
 
-/// Probabilities of one query, each with its size: relative to the probability, what the scores' sums are.
-fn probabilities(q: &[f64], k: &[f64], keys: std::ops::Range<usize>, kv: usize, spec: &AttnSpec) -> (Vec<f64>, f64) {
+/// Probabilities of one query, with their size: relative to the probability, what the scores' sums are.
+struct Probabilities {
+    p: Vec<f64>,
+    size: f64,
+    /// Size of each score's derivative, which is 1 without a soft cap.
+    slope: Vec<f64>,
+}
+
+fn probabilities(q: &[f64], k: &[f64], keys: std::ops::Range<usize>, kv: usize, spec: &AttnSpec) -> Probabilities {
     let scale = f64::from(spec.scale);
     let products = |j: usize| q.iter().zip(&k[j * spec.kv_cols() + kv..]).map(|(q, k)| scale * q * k);
-    let scores: Vec<f64> = keys.clone().map(|j| products(j).sum()).collect();
+    let (mut scores, mut slope, mut largest) = (Vec::new(), Vec::new(), 0f64);
+    for j in keys {
+        let (x, terms) = (products(j).sum::<f64>(), products(j).map(f64::abs).sum::<f64>());
+        match spec.softcap.map(f64::from) {
+            None => {
+                scores.push(x);
+                slope.push(1.0);
+                largest = largest.max(terms);
+            }
+            // An error of x shrinks by the derivative of cap * tanh(x / cap), and changes that derivative by 2 tanh of itself.
+            Some(cap) => {
+                let (score, derivative) = (cap * (x / cap).tanh(), (x / cap).cosh().powi(-2));
+                scores.push(score);
+                slope.push(derivative * (1.0 + 2.0 * terms / cap) + UNDERFLOW);
+                largest = largest.max(derivative * terms + score.abs());
+            }
+        }
+    }
     let (p, lse, _) = softmax(&scores);
-    let terms = keys.map(|j| products(j).map(f64::abs).sum::<f64>()).fold(0.0, f64::max);
     // The log of the normaliser is kept in f32, and backward starts from that.
-    (p, 1.0 + terms + lse.abs())
+    Probabilities { p, size: 1.0 + largest + lse.abs(), slope }
 }
 
 fn attention(call: &Call, spec: &AttnSpec) -> Vec<Vec<f64>> {
@@ -171,7 +197,7 @@ fn attention(call: &Call, spec: &AttnSpec) -> Vec<Vec<f64>> {
     let (h, kc) = (spec.head_dim, spec.kv_cols());
     let (mut y, mut lse) = (vec![0.0; q.len()], vec![0.0; spec.n_tokens() * spec.heads]);
     each_query(spec, |at, row, keys, kv| {
-        let (p, factor) = probabilities(&q[at..at + h], &k, keys.clone(), kv, spec);
+        let Probabilities { p, size: factor, .. } = probabilities(&q[at..at + h], &k, keys.clone(), kv, spec);
         lse[row] = factor;
         for (p, j) in p.iter().zip(keys) {
             (0..h).for_each(|c| y[at + c] += factor * p * v[j * kc + kv + c].abs());
@@ -185,12 +211,12 @@ fn attention_backward(call: &Call, spec: &AttnSpec) -> Vec<Vec<f64>> {
     let (h, kc, scale) = (spec.head_dim, spec.kv_cols(), f64::from(spec.scale).abs());
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     each_query(spec, |at, _, keys, kv| {
-        let (p, factor) = probabilities(&q[at..at + h], &k, keys.clone(), kv, spec);
+        let Probabilities { p, size: factor, slope } = probabilities(&q[at..at + h], &k, keys.clone(), kv, spec);
         let dp = |j: usize| (0..h).map(|c| (dy[at + c] * v[j * kc + kv + c]).abs()).sum::<f64>();
         let dp: Vec<f64> = keys.clone().map(dp).collect();
         let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
         for (i, j) in keys.enumerate() {
-            let ds = scale * factor * p[i] * (dp[i] + mean);
+            let ds = scale * factor * slope[i] * p[i] * (dp[i] + mean);
             let key = j * kc + kv;
             for c in 0..h {
                 dq[at + c] += ds * k[key + c].abs();

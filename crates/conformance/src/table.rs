@@ -1,6 +1,6 @@
 //! The table: every operation on shapes around the sizes of tiles and on none of them a multiple, and on numbers that are hard.
 use crate::{Case, Op, Values, Wanted};
-use paring_ops::{Accum, AttnSpec};
+use paring_ops::{Accum, Activation, AttnSpec};
 use paring_tensor::DType::{self, BF16, F16, F32};
 
 const OUTLIERS: [Values; 2] = [Values::Outliers(20.0), Values::Outliers(1e4)];
@@ -28,6 +28,7 @@ fn memory() -> Vec<Case> {
         ops.push(Op::Fill { n });
         for dtype in dtypes {
             ops.push(Op::Alloc { n, dtype });
+            ops.push(Op::Zeros { n, dtype });
             ops.push(Op::Upload { n, dtype });
             ops.extend(dtypes.map(|to| Op::Convert { n, from: dtype, to }));
         }
@@ -44,9 +45,13 @@ fn elementwise() -> Vec<Case> {
         accumulate.into_iter().chain([Op::Add { n }, Op::Scale { n }])
     });
     let mut cases = cross(moves, &[Values::Normal, Values::Special, Values::Tiny]);
-    let sums = LENGTHS.into_iter().flat_map(|n| [Op::SumSquares { n }, Op::Swiglu { n }, Op::SwigluBackward { n }]);
     let values = [Values::Normal, OUTLIERS[0], OUTLIERS[1], Values::Zeros, Values::Tiny];
-    cases.extend(cross(sums, &values));
+    cases.extend(cross(LENGTHS.map(|n| Op::SumSquares { n }), &values));
+    let activations = LENGTHS.into_iter().flat_map(|n| Activation::ALL.map(|act| (n, act))).flat_map(|(n, act)| {
+        let gated = [Op::Gated { n, act }, Op::GatedBackward { n, act }];
+        gated.into_iter().chain([Op::Activation { n, act }, Op::ActivationBackward { n, act }])
+    });
+    cases.extend(cross(activations, &values));
     cases
 }
 
@@ -107,6 +112,7 @@ fn norms() -> Vec<Case> {
     for (t, d) in [(1, 1), (3, 5), (17, 33), (64, 576), (0, 8), (100, 96)] {
         for dtype in [F32, BF16] {
             norms.push(Op::RmsNorm { t, d, dtype });
+            norms.push(Op::AddRmsNorm { t, d, dtype });
             norms.extend(ACCUMS.map(|accum| Op::RmsNormBackward { t, d, dtype, accum }));
         }
     }
@@ -142,6 +148,27 @@ fn attention() -> Vec<Case> {
             .map(|(heads, kv, h, t, past)| Op::Attention { spec: AttnSpec::cached(heads, kv, h, t, past), spare });
         cases.extend(cross(cached, &[Values::Normal, OUTLIERS[0]]));
     }
+    // A window of the query itself, of a few keys, of a tile's length and one more, and longer than any sequence; behind a cache as well.
+    let windows = [(1, 0), (3, 1), (64, 2), (65, 1), (1000, 2), (90, 3)].map(|(window, i)| {
+        let specs = [
+            packed(2, 1, 8, &[0, 3, 3, 10]),
+            packed(3, 3, 5, &[0, 130]),
+            packed(6, 2, 32, &[0, 49, 50, 196]),
+            packed(2, 1, 8, &[0, 300]),
+        ];
+        AttnSpec { window: Some(window), ..specs[i].clone() }
+    });
+    let behind = [(1, 1, 200), (7, 3, 95), (64, 60, 77), (70, 1, 64), (500, 2, 130)]
+        .map(|(window, t, past)| AttnSpec { window: Some(window), ..AttnSpec::cached(6, 2, 16, t, past) });
+    // A cap as Gemma 2 has it, and one that scores of outliers run into.
+    let caps = [50.0, 2.0].map(|cap| AttnSpec { softcap: Some(cap), ..packed(6, 2, 17, &[0, 70, 71, 135]) });
+    let both = AttnSpec { softcap: Some(5.0), window: Some(20), ..packed(4, 1, 16, &[0, 90]) };
+    let cached = AttnSpec { softcap: Some(5.0), window: Some(20), ..AttnSpec::cached(4, 1, 16, 1, 90) };
+    let specs = windows.into_iter().chain(behind).chain(caps).chain([both, cached]).flat_map(|spec| {
+        let backward = (spec.past == 0).then(|| Op::AttentionBackward { spec: spec.clone() });
+        backward.into_iter().chain([Op::Attention { spec, spare: 1 }])
+    });
+    cases.extend(cross(specs, &values));
     // Scores of some thousands: one key takes all, and which one depends on the last bits of none.
     let steep = AttnSpec { scale: 0.25, ..packed(4, 2, 16, &[0, 5, 70]) };
     cases.extend(cross(

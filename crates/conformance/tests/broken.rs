@@ -2,7 +2,7 @@
 //! refuses badly. Each of these faults has to be found, and the same backend without faults has to pass.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use paring_conformance::{Failure, Reason, cases, check_all, random_shapes};
-use paring_ops::{Accum, AdamWStep, AttnSpec, Backend, Compared, Error, Result};
+use paring_ops::{Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result};
 use paring_reference::Reference;
 use paring_tensor::{DType, HostBuffer, Shape, Tensor};
 use std::{
@@ -52,8 +52,17 @@ impl Backend for Broken {
         "broken"
     }
     fn alloc(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
+        // Of the two short floats always the other one.
+        let other = match dtype {
+            DType::F16 => DType::BF16,
+            DType::BF16 => DType::F16,
+            same => same,
+        };
+        B.alloc(other, shape)
+    }
+    fn zeros(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
         // Not zero.
-        let zeroed = B.alloc(dtype, shape)?;
+        let zeroed = B.zeros(dtype, shape)?;
         B.upload(&vec![1e-30; zeroed.elements()], dtype, shape)
     }
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {
@@ -69,14 +78,16 @@ impl Backend for Broken {
         fill(y; value: f32) y;
         add(y; a: &Tensor, b: &Tensor) y;
         accumulate(y; accum: Accum, x: &Tensor) y;
-        swiglu(y; gate: &Tensor, up: &Tensor) y;
-        swiglu_backward(dgate, dup; dy: &Tensor, gate: &Tensor, up: &Tensor) dgate;
+        gated(y; act: Activation, gate: &Tensor, up: &Tensor) y;
+        gated_backward(dgate, dup; act: Activation, dy: &Tensor, gate: &Tensor, up: &Tensor) dgate;
+        activation(y; act: Activation, x: &Tensor) y;
+        activation_backward(dx; act: Activation, dy: &Tensor, x: &Tensor) dx;
         embed_backward(dw; dy: &Tensor, ids: &[u32]) dw;
         linear(y; x: &Tensor, w: &Tensor) y;
         linear_dx(dx; accum: Accum, dy: &Tensor, w: &Tensor) dx;
         linear_dw(dw; dy: &Tensor, x: &Tensor, compute: DType) dw;
         rms_norm(y, rstd; x: &Tensor, w: &Tensor, eps: f32) rstd;
-        rope(y; x: &Tensor, table: &Tensor, positions: &[u32], inverse: bool) y;
+        rope(x; table: &Tensor, positions: &[u32], inverse: bool) x;
         attention(y, lse; q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttnSpec) y;
     }
 

@@ -1,18 +1,18 @@
 //! The trait's methods: shapes are checked here, then a kernel runs inside the backend's own thread pool.
-use crate::{Isa, attention, elementwise, gemm, gemm::Mat, loss, norm};
+use crate::{Isa, activation, attention, elementwise, gemm, gemm::Mat, loss, norm, pool::Threads, quant};
 use half::bf16;
 use paring_ops::{
-    Accum, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_attention, want_elements, want_indices,
-    want_len,
+    Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_add_rms_norm,
+    want_attention, want_elements, want_gradients, want_indices, want_len, want_rope,
 };
-use paring_tensor::{DType, HostBuffer, Shape, Tensor};
-use rayon::ThreadPool;
+use paring_tensor::{DType, HostBuffer, HostPool, Memory, Shape, Tensor, from_f32};
 
 /// The backend. Cheap to share: everything takes `&self`.
 #[derive(Debug)]
 pub struct Cpu {
     isa: Isa,
-    pool: ThreadPool,
+    threads: Threads,
+    memory: HostPool,
 }
 
 impl Cpu {
@@ -37,9 +37,8 @@ impl Cpu {
         if threads == 0 || threads > 1024 {
             return Err(error(format!("{threads} threads, expected 1 to 1024")));
         }
-        let pool =
-            rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("paring-cpu-{i}")).build();
-        Ok(Cpu { isa, pool: pool.map_err(|e| error(e.to_string()))? })
+        let threads = Threads::new(threads).map_err(|e| error(e.to_string()))?;
+        Ok(Cpu { isa, threads, memory: HostPool::new() })
     }
 
     /// The instructions in use.
@@ -47,9 +46,14 @@ impl Cpu {
         self.isa
     }
 
+    /// What its tensors hold.
+    pub fn memory(&self) -> Memory {
+        self.memory.memory()
+    }
+
     /// The number of threads.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.threads.count()
     }
 }
 
@@ -67,6 +71,9 @@ fn weight<'a>(op: &'static str, w: &'a Tensor) -> Result<(Mat<'a>, bool)> {
         DType::F32 => Ok((Mat::rows(read(op, w)?, w.n_cols(), false), false)),
         DType::BF16 => Ok((Mat::rows_bf16(HostBuffer::slice::<bf16>(w).map_err(Error::in_op(op))?, w.n_cols()), true)),
         DType::F16 => Err(Error::Unsupported { op, what: "an f16 weight (convert it to bf16 or f32)".into() }),
+        DType::Q8_0 | DType::Q4_0 | DType::Q4_1 => {
+            Err(Error::Unsupported { op, what: format!("a {} weight", w.dtype()) })
+        }
     }
 }
 
@@ -84,11 +91,16 @@ impl Backend for Cpu {
     }
 
     fn alloc(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
-        HostBuffer::tensor_zeroed(dtype, shape).map_err(Error::in_op("alloc"))
+        self.memory.tensor(dtype, shape).map_err(Error::in_op("alloc"))
+    }
+
+    fn zeros(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
+        self.memory.tensor_zeroed(dtype, shape).map_err(Error::in_op("zeros"))
     }
 
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {
-        HostBuffer::tensor_from_f32(values, dtype, shape).map_err(Error::in_op("upload"))
+        let buffer = dtype.bytes_of(shape).and_then(|bytes| self.memory.buffer(bytes));
+        buffer.and_then(|buffer| buffer.into_tensor(values, dtype, shape)).map_err(Error::in_op("upload"))
     }
 
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
@@ -103,11 +115,15 @@ impl Backend for Cpu {
             DType::F32 => write(op, y)?.copy_from_slice(&x),
             DType::BF16 => {
                 let y = HostBuffer::slice_mut::<bf16>(y).map_err(Error::in_op(op))?;
-                self.pool.install(|| elementwise::to_bf16(self.isa, y, &x));
+                elementwise::to_bf16(self.isa, &self.threads, y, &x);
             }
             DType::F16 => {
                 let y = HostBuffer::slice_mut::<half::f16>(y).map_err(Error::in_op(op))?;
                 y.iter_mut().zip(&*x).for_each(|(y, &x)| *y = half::f16::from_f32(x));
+            }
+            DType::Q8_0 | DType::Q4_0 | DType::Q4_1 => {
+                let y = HostBuffer::tensor_bytes_mut(y).map_err(Error::in_op(op))?;
+                y.copy_from_slice(&from_f32(&x, dtype));
             }
         }
         Ok(())
@@ -115,7 +131,7 @@ impl Backend for Cpu {
 
     fn fill(&self, y: &mut Tensor, value: f32) -> Result<()> {
         let y = write("fill", y)?;
-        self.pool.install(|| elementwise::fill(y, value));
+        elementwise::fill(&self.threads, y, value);
         Ok(())
     }
 
@@ -137,7 +153,7 @@ impl Backend for Cpu {
         want_elements(op, "a", a, y.elements())?;
         want_elements(op, "b", b, y.elements())?;
         let (a, b, y) = (read(op, a)?, read(op, b)?, write(op, y)?);
-        self.pool.install(|| elementwise::add(self.isa, y, a, b));
+        elementwise::add(self.isa, &self.threads, y, a, b);
         Ok(())
     }
 
@@ -145,45 +161,63 @@ impl Backend for Cpu {
         let op = "accumulate";
         want_elements(op, "x", x, y.elements())?;
         let (x, y) = (read(op, x)?, write(op, y)?);
-        self.pool.install(|| elementwise::accumulate(self.isa, y, accum == Accum::Add, x));
+        elementwise::accumulate(self.isa, &self.threads, y, accum == Accum::Add, x);
         Ok(())
     }
 
     fn scale(&self, y: &mut Tensor, factor: f32) -> Result<()> {
         let y = write("scale", y)?;
-        self.pool.install(|| elementwise::scale(self.isa, y, factor));
+        elementwise::scale(self.isa, &self.threads, y, factor);
         Ok(())
     }
 
     fn sum_squares(&self, x: &Tensor) -> Result<f64> {
         let x = read("sum_squares", x)?;
-        Ok(self.pool.install(|| elementwise::sum_squares(self.isa, x)))
+        Ok(elementwise::sum_squares(self.isa, &self.threads, x))
     }
 
-    fn swiglu(&self, y: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()> {
-        let op = "swiglu";
+    fn gated(&self, y: &mut Tensor, act: Activation, gate: &Tensor, up: &Tensor) -> Result<()> {
+        let op = "gated";
         want_elements(op, "gate", gate, y.elements())?;
         want_elements(op, "up", up, y.elements())?;
         let (gate, up, y) = (read(op, gate)?, read(op, up)?, write(op, y)?);
-        self.pool.install(|| elementwise::swiglu(self.isa, y, gate, up));
+        activation::gated(self.isa, &self.threads, y, act, gate, up);
         Ok(())
     }
 
-    fn swiglu_backward(
+    fn gated_backward(
         &self,
         dgate: &mut Tensor,
         dup: &mut Tensor,
+        act: Activation,
         dy: &Tensor,
         gate: &Tensor,
         up: &Tensor,
     ) -> Result<()> {
-        let op = "swiglu_backward";
+        let op = "gated_backward";
         for (what, t) in [("dgate", &*dgate), ("dup", &*dup), ("gate", gate), ("up", up)] {
             want_elements(op, what, t, dy.elements())?;
         }
         let (dy, gate, up) = (read(op, dy)?, read(op, gate)?, read(op, up)?);
         let (dgate, dup) = (write(op, dgate)?, write(op, dup)?);
-        self.pool.install(|| elementwise::swiglu_backward(self.isa, dgate, dup, dy, gate, up));
+        activation::gated_backward(self.isa, &self.threads, dgate, dup, act, dy, gate, up);
+        Ok(())
+    }
+
+    fn activation(&self, y: &mut Tensor, act: Activation, x: &Tensor) -> Result<()> {
+        let op = "activation";
+        want_elements(op, "x", x, y.elements())?;
+        let (x, y) = (read(op, x)?, write(op, y)?);
+        activation::activation(self.isa, &self.threads, y, act, x);
+        Ok(())
+    }
+
+    fn activation_backward(&self, dx: &mut Tensor, act: Activation, dy: &Tensor, x: &Tensor) -> Result<()> {
+        let op = "activation_backward";
+        want_elements(op, "dy", dy, dx.elements())?;
+        want_elements(op, "x", x, dx.elements())?;
+        let (dy, x, dx) = (read(op, dy)?, read(op, x)?, write(op, dx)?);
+        activation::activation_backward(self.isa, &self.threads, dx, act, dy, x);
         Ok(())
     }
 
@@ -205,6 +239,12 @@ impl Backend for Cpu {
                 }
             }
             DType::F16 => return Err(Error::Unsupported { op, what: "an f16 table".into() }),
+            dtype @ (DType::Q8_0 | DType::Q4_0 | DType::Q4_1) => {
+                let (w, row) = (HostBuffer::tensor_bytes(w_vd).map_err(Error::in_op(op))?, dtype.bytes(d));
+                for (y, &i) in y.chunks_mut(d.max(1)).zip(ids) {
+                    quant::dequantize_into(self.isa, dtype, &w[i as usize * row..][..row], y);
+                }
+            }
         }
         Ok(())
     }
@@ -226,8 +266,20 @@ impl Backend for Cpu {
         let (t, n, k) = (x_tk.n_rows(), w_nk.n_rows(), w_nk.n_cols());
         want_2d(op, "x", x_tk, t, k)?;
         want_2d(op, "y", y_tn, t, n)?;
+        if w_nk.dtype().is_quantised() {
+            let w = quant::Blocks::new(w_nk.dtype(), HostBuffer::tensor_bytes(w_nk).map_err(Error::in_op(op))?, n, k);
+            quant::linear(self.isa, &self.threads, write(op, y_tn)?, n, k, read(op, x_tk)?, w);
+            return Ok(());
+        }
         let ((w, round), x, y) = (weight(op, w_nk)?, read(op, x_tk)?, write(op, y_tn)?);
-        self.pool.install(|| gemm::gemm(self.isa, y, false, t, n, k, Mat::rows(x, k, round), w.t()));
+        if !gemm::few_rows(t) {
+            gemm::gemm(self.isa, &self.threads, y, false, t, n, k, Mat::rows(x, k, round), w.t());
+        } else if round {
+            let w = HostBuffer::slice::<bf16>(w_nk).map_err(Error::in_op(op))?;
+            gemm::dots(self.isa, &self.threads, y, n, k, x, w);
+        } else {
+            gemm::dots(self.isa, &self.threads, y, n, k, x, read(op, w_nk)?);
+        }
         Ok(())
     }
 
@@ -236,8 +288,9 @@ impl Backend for Cpu {
         let (t, n, k) = (dy_tn.n_rows(), w_nk.n_rows(), w_nk.n_cols());
         want_2d(op, "dy", dy_tn, t, n)?;
         want_2d(op, "dx", dx_tk, t, k)?;
+        want_gradients(op, w_nk.dtype())?;
         let ((w, round), dy, dx) = (weight(op, w_nk)?, read(op, dy_tn)?, write(op, dx_tk)?);
-        self.pool.install(|| gemm::gemm(self.isa, dx, accum == Accum::Add, t, k, n, Mat::rows(dy, n, round), w));
+        gemm::gemm(self.isa, &self.threads, dx, accum == Accum::Add, t, k, n, Mat::rows(dy, n, round), w);
         Ok(())
     }
 
@@ -246,14 +299,15 @@ impl Backend for Cpu {
         let (t, n, k) = (dy_tn.n_rows(), dw_nk.n_rows(), dw_nk.n_cols());
         want_2d(op, "dy", dy_tn, t, n)?;
         want_2d(op, "x", x_tk, t, k)?;
+        want_gradients(op, compute)?;
         let round = match compute {
             DType::F32 => false,
             DType::BF16 => true,
-            DType::F16 => return Err(Error::Unsupported { op, what: "computing in f16".into() }),
+            other => return Err(Error::Unsupported { op, what: format!("computing in {other}") }),
         };
         let (dy, x, dw) = (read(op, dy_tn)?, read(op, x_tk)?, write(op, dw_nk)?);
-        self.pool
-            .install(|| gemm::gemm(self.isa, dw, true, n, k, t, Mat::rows(dy, n, round).t(), Mat::rows(x, k, round)));
+        let (dy, x) = (Mat::rows(dy, n, round).t(), Mat::rows(x, k, round));
+        gemm::gemm(self.isa, &self.threads, dw, true, n, k, t, dy, x);
         Ok(())
     }
 
@@ -265,7 +319,7 @@ impl Backend for Cpu {
         want_elements(op, "w", w_d, d)?;
         let (x, w) = (read(op, x_td)?, values(op, w_d)?);
         let (y, rstd) = (write(op, y_td)?, write(op, rstd_t)?);
-        self.pool.install(|| norm::rms_norm(self.isa, y, rstd, x, &w, eps));
+        norm::rms_norm(self.isa, &self.threads, y, rstd, x, &w, eps);
         Ok(())
     }
 
@@ -288,26 +342,34 @@ impl Backend for Cpu {
         want_elements(op, "dw", dw_d, d)?;
         let (dy, x, w, rstd) = (read(op, dy_td)?, read(op, x_td)?, values(op, w_d)?, read(op, rstd_t)?);
         let (dx, dw) = (write(op, dx_td)?, write(op, dw_d)?);
-        self.pool.install(|| norm::rms_norm_backward(self.isa, dx, accum == Accum::Add, dw, dy, x, &w, rstd));
+        norm::rms_norm_backward(self.isa, &self.threads, dx, accum == Accum::Add, dw, dy, x, &w, rstd);
         Ok(())
     }
 
-    fn rope(&self, y: &mut Tensor, x: &Tensor, table: &Tensor, positions: &[u32], inverse: bool) -> Result<()> {
+    fn add_rms_norm(
+        &self,
+        sum_td: &mut Tensor,
+        y_td: &mut Tensor,
+        rstd_t: &mut Tensor,
+        a_td: &Tensor,
+        b_td: &Tensor,
+        w_d: &Tensor,
+        eps: f32,
+    ) -> Result<()> {
+        let op = "add_rms_norm";
+        want_add_rms_norm(sum_td, y_td, rstd_t, a_td, b_td, w_d)?;
+        let (a, b, w) = (read(op, a_td)?, read(op, b_td)?, values(op, w_d)?);
+        let (sum, y, rstd) = (write(op, sum_td)?, write(op, y_td)?, write(op, rstd_t)?);
+        norm::add_rms_norm(self.isa, &self.threads, sum, y, rstd, a, b, &w, eps);
+        Ok(())
+    }
+
+    fn rope(&self, x: &mut Tensor, table: &Tensor, positions: &[u32], inverse: bool) -> Result<()> {
         let op = "rope";
-        let (t, cols, h) = (x.n_rows(), x.n_cols(), table.n_cols());
-        want_2d(op, "y", y, t, cols)?;
-        want_len(op, "positions", positions.len(), t)?;
-        if h == 0 || h % 2 != 0 || cols % h != 0 {
-            return Err(Error::Shape {
-                op,
-                what: "table",
-                got: vec![table.n_rows(), h],
-                want: vec![table.n_rows(), cols],
-            });
-        }
-        want_indices(op, positions, table.n_rows(), false)?;
-        let (x, table, y) = (read(op, x)?, read(op, table)?, write(op, y)?);
-        self.pool.install(|| norm::rope(self.isa, y, x, table, positions, cols, h, inverse));
+        want_rope(op, x, table, positions)?;
+        let h = table.n_cols();
+        let (table, x) = (read(op, table)?, write(op, x)?);
+        norm::rope(self.isa, &self.threads, x, table, positions, h, inverse);
         Ok(())
     }
 
@@ -325,7 +387,7 @@ impl Backend for Cpu {
         want_2d(op, "y", y, spec.n_tokens(), spec.q_cols())?;
         let (q, k, v) = (read(op, q)?, read(op, k)?, read(op, v)?);
         let (y, lse) = (write(op, y)?, write(op, lse_tn)?);
-        self.pool.install(|| attention::forward(self.isa, y, lse, q, k, v, spec));
+        attention::forward(self.isa, &self.threads, y, lse, q, k, v, spec);
         Ok(())
     }
 
@@ -368,7 +430,7 @@ impl Backend for Cpu {
             v: read(op, v)?,
         };
         let (dq, dk, dv) = (write(op, dq)?, write(op, dk)?, write(op, dv)?);
-        self.pool.install(|| attention::backward(self.isa, dq, dk, dv, &saved, spec));
+        attention::backward(self.isa, &self.threads, dq, dk, dv, &saved, spec);
         Ok(())
     }
 
@@ -378,7 +440,7 @@ impl Backend for Cpu {
         want_len(op, "targets", targets.len(), t)?;
         want_indices(op, targets, v, true)?;
         let logits = write(op, logits_tv)?;
-        Ok(self.pool.install(|| loss::cross_entropy(self.isa, logits, v, targets, scale)))
+        Ok(loss::cross_entropy(self.isa, &self.threads, logits, targets, scale))
     }
 
     fn kl_rows(&self, student_tv: &mut Tensor, teacher_tv: &Tensor, scale: f32) -> Result<f64> {
@@ -386,7 +448,7 @@ impl Backend for Cpu {
         let (t, v) = (student_tv.n_rows(), student_tv.n_cols());
         want_2d(op, "teacher", teacher_tv, t, v)?;
         let (teacher, student) = (read(op, teacher_tv)?, write(op, student_tv)?);
-        Ok(self.pool.install(|| loss::kl(self.isa, student, teacher, v, scale)))
+        Ok(loss::kl(self.isa, &self.threads, student, teacher, v, scale))
     }
 
     fn compare_rows(&self, student_tv: &Tensor, teacher_tv: &Tensor, targets: &[u32]) -> Result<Compared> {
@@ -396,7 +458,7 @@ impl Backend for Cpu {
         want_len(op, "targets", targets.len(), t)?;
         want_indices(op, targets, v, true)?;
         let (student, teacher) = (read(op, student_tv)?, read(op, teacher_tv)?);
-        Ok(self.pool.install(|| loss::compare(self.isa, student, teacher, v, targets)))
+        Ok(loss::compare(self.isa, &self.threads, student, teacher, v, targets))
     }
 
     fn adamw(
@@ -422,7 +484,7 @@ impl Backend for Cpu {
         let grad = read(op, grad)?;
         {
             let (w, m, v) = (write(op, w)?, write(op, m)?, write(op, v)?);
-            self.pool.install(|| elementwise::adamw(self.isa, w, m, v, grad, step));
+            elementwise::adamw(self.isa, &self.threads, w, m, v, grad, step);
         }
         match shadow {
             Some(shadow) => self.convert(shadow, w),

@@ -1,18 +1,17 @@
 //! Operations on each element alone, AdamW among them; in pieces of a fixed size that threads share out.
 use crate::{
-    exp::sigmoid,
     gemm::round_bf16,
     isa::{Isa, vectorised},
+    pool::Threads,
 };
 use half::bf16;
 use paring_ops::AdamWStep;
-use rayon::prelude::*;
 
 /// Elements of a piece: large enough to be worth a task, small enough for the cache.
-const PIECE: usize = 1 << 14;
+pub(crate) const PIECE: usize = 1 << 14;
 
-pub(crate) fn fill(y: &mut [f32], value: f32) {
-    y.par_chunks_mut(PIECE).for_each(|y| y.fill(value));
+pub(crate) fn fill(threads: &Threads, y: &mut [f32], value: f32) {
+    threads.pieces(PIECE, y, |_, y| y.fill(value));
 }
 
 vectorised! {
@@ -23,8 +22,8 @@ vectorised! {
     }
 }
 
-pub(crate) fn to_bf16(isa: Isa, y: &mut [bf16], x: &[f32]) {
-    y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| bf16_piece(isa, y, x));
+pub(crate) fn to_bf16(isa: Isa, threads: &Threads, y: &mut [bf16], x: &[f32]) {
+    threads.pieces(PIECE, (y, x), |_, (y, x)| bf16_piece(isa, y, x));
 }
 
 vectorised! {
@@ -35,11 +34,8 @@ vectorised! {
     }
 }
 
-pub(crate) fn add(isa: Isa, y: &mut [f32], a: &[f32], b: &[f32]) {
-    y.par_chunks_mut(PIECE)
-        .zip(a.par_chunks(PIECE))
-        .zip(b.par_chunks(PIECE))
-        .for_each(|((y, a), b)| add_piece(isa, y, a, b));
+pub(crate) fn add(isa: Isa, threads: &Threads, y: &mut [f32], a: &[f32], b: &[f32]) {
+    threads.pieces(PIECE, (y, a, b), |_, (y, a, b)| add_piece(isa, y, a, b));
 }
 
 vectorised! {
@@ -50,8 +46,8 @@ vectorised! {
     }
 }
 
-pub(crate) fn accumulate(isa: Isa, y: &mut [f32], add: bool, x: &[f32]) {
-    y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
+pub(crate) fn accumulate(isa: Isa, threads: &Threads, y: &mut [f32], add: bool, x: &[f32]) {
+    threads.pieces(PIECE, (y, x), |_, (y, x)| {
         if add {
             accumulate_piece(isa, y, x);
         } else {
@@ -66,8 +62,8 @@ vectorised! {
     }
 }
 
-pub(crate) fn scale(isa: Isa, y: &mut [f32], factor: f32) {
-    y.par_chunks_mut(PIECE).for_each(|y| scale_piece(isa, y, factor));
+pub(crate) fn scale(isa: Isa, threads: &Threads, y: &mut [f32], factor: f32) {
+    threads.pieces(PIECE, y, |_, y| scale_piece(isa, y, factor));
 }
 
 vectorised! {
@@ -84,41 +80,9 @@ vectorised! {
 }
 
 /// Pieces are summed in their order, whoever made them.
-pub(crate) fn sum_squares(isa: Isa, x: &[f32]) -> f64 {
-    x.par_chunks(PIECE).map(|x| sum_squares_piece(isa, x)).collect::<Vec<f64>>().iter().sum()
-}
-
-vectorised! {
-    fn swiglu_piece(y: &mut [f32], gate: &[f32], up: &[f32]) {
-        for ((y, &g), u) in y.iter_mut().zip(gate).zip(up) {
-            *y = g * sigmoid(g) * u;
-        }
-    }
-}
-
-pub(crate) fn swiglu(isa: Isa, y: &mut [f32], gate: &[f32], up: &[f32]) {
-    let inputs = gate.par_chunks(PIECE).zip(up.par_chunks(PIECE));
-    y.par_chunks_mut(PIECE).zip(inputs).for_each(|(y, (gate, up))| swiglu_piece(isa, y, gate, up));
-}
-
-vectorised! {
-    fn swiglu_backward_piece(dgate: &mut [f32], dup: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
-        // silu'(g) = s + g s (1 - s) with s = sigmoid(g).
-        for ((((dg, du), &dy), &g), &u) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
-            let s = sigmoid(g);
-            *du = dy * g * s;
-            *dg = dy * u * s * (1.0 + g * (1.0 - s));
-        }
-    }
-}
-
-pub(crate) fn swiglu_backward(isa: Isa, dgate: &mut [f32], dup: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
-    let inputs = dy.par_chunks(PIECE).zip(gate.par_chunks(PIECE)).zip(up.par_chunks(PIECE));
-    dgate
-        .par_chunks_mut(PIECE)
-        .zip(dup.par_chunks_mut(PIECE))
-        .zip(inputs)
-        .for_each(|((dgate, dup), ((dy, gate), up))| swiglu_backward_piece(isa, dgate, dup, dy, gate, up));
+pub(crate) fn sum_squares(isa: Isa, threads: &Threads, x: &[f32]) -> f64 {
+    let piece = |i: usize| &x[i * PIECE..x.len().min((i + 1) * PIECE)];
+    threads.map(x.len().div_ceil(PIECE), |i| sum_squares_piece(isa, piece(i))).iter().sum()
 }
 
 vectorised! {
@@ -136,10 +100,14 @@ vectorised! {
     }
 }
 
-pub(crate) fn adamw(isa: Isa, w: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32], step: &AdamWStep) {
-    w.par_chunks_mut(PIECE)
-        .zip(m.par_chunks_mut(PIECE))
-        .zip(v.par_chunks_mut(PIECE))
-        .zip(grad.par_chunks(PIECE))
-        .for_each(|(((w, m), v), grad)| adamw_piece(isa, w, m, v, grad, step));
+pub(crate) fn adamw(
+    isa: Isa,
+    threads: &Threads,
+    w: &mut [f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    grad: &[f32],
+    step: &AdamWStep,
+) {
+    threads.pieces(PIECE, (w, m, v, grad), |_, (w, m, v, grad)| adamw_piece(isa, w, m, v, grad, step));
 }

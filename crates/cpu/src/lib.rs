@@ -1,13 +1,16 @@
 #![doc = include_str!("../README.md")]
 
+mod activation; // SiLU, GELUs, squared ReLU, gated and not
 mod attention; // fused causal attention, forward and backward
 mod backend; // the trait: checks, then kernels
-mod elementwise; // sums, SwiGLU, AdamW
+mod elementwise; // sums, AdamW
 mod exp; // an exponential that vectorises
 mod gemm; // matrix products
 mod isa; // instructions found at run time
 mod loss; // rows of logits
 mod norm; // RMSNorm and rotary embeddings
+mod pool; // threads
+mod quant; // products with quantised weights
 
 pub use backend::Cpu;
 pub use isa::Isa;

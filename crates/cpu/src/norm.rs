@@ -1,13 +1,17 @@
 //! RMSNorm and rotary embeddings: whole rows, shared out by rows.
-use crate::isa::{Isa, vectorised};
-use rayon::prelude::*;
+#![allow(unsafe_code, reason = "pieces write disjoint rows of one buffer")]
+use crate::{
+    gemm::{Out, with_scratch},
+    isa::{Isa, vectorised},
+    pool::Threads,
+};
 
 /// Rows of a piece. Sums over rows are made piece by piece and then added in order, so this number is part of the result.
 const ROWS: usize = 32;
 
-/// Sum of `a[i] * b[i]` in sixteen lanes.
+/// Sum of `a[i] * b[i]` in sixteen lanes, which are added by halves: that vectorises, in turn they would not.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let ((a_head, a_tail), (b_head, b_tail)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
     for (a, b) in a_head.iter().zip(b_head) {
@@ -16,7 +20,14 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     let tail: f32 = a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + tail
+    let mut half = 8;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0] + tail
 }
 
 vectorised! {
@@ -32,15 +43,48 @@ vectorised! {
     }
 }
 
-pub(crate) fn rms_norm(isa: Isa, y: &mut [f32], rstd: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
-    let d = w.len();
-    if d == 0 {
+pub(crate) fn rms_norm(isa: Isa, threads: &Threads, y: &mut [f32], rstd: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
+    if w.is_empty() {
         return;
     }
-    y.par_chunks_mut(ROWS * d)
-        .zip(rstd.par_chunks_mut(ROWS))
-        .zip(x.par_chunks(ROWS * d))
-        .for_each(|((y, rstd), x)| forward_rows(isa, y, rstd, x, w, eps));
+    threads.rows(rstd.len(), ROWS, (y, rstd, x), |_, (y, rstd, x)| forward_rows(isa, y, rstd, x, w, eps));
+}
+
+vectorised! {
+    fn add_forward_rows(sum: &mut [f32], y: &mut [f32], rstd: &mut [f32], a: &[f32], b: &[f32], w: &[f32], eps: f32) {
+        let d = w.len();
+        let outputs = sum.chunks_exact_mut(d).zip(y.chunks_exact_mut(d)).zip(rstd);
+        for (((sum, y), rstd), (a, b)) in outputs.zip(a.chunks_exact(d).zip(b.chunks_exact(d))) {
+            for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+                *sum = a + b;
+            }
+            let r = 1.0 / (dot(sum, sum) / d as f32 + eps).sqrt();
+            *rstd = r;
+            for ((y, x), w) in y.iter_mut().zip(sum.iter()).zip(w) {
+                *y = x * r * w;
+            }
+        }
+    }
+}
+
+/// The bits of an addition and a norm after it.
+pub(crate) fn add_rms_norm(
+    isa: Isa,
+    threads: &Threads,
+    sum: &mut [f32],
+    y: &mut [f32],
+    rstd: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    w: &[f32],
+    eps: f32,
+) {
+    if w.is_empty() {
+        return;
+    }
+    threads.rows(rstd.len(), ROWS, (sum, y, rstd, a, b), |_, (sum, y, rstd, a, b)| {
+        add_forward_rows(isa, sum, y, rstd, a, b, w, eps);
+    });
 }
 
 vectorised! {
@@ -63,6 +107,7 @@ vectorised! {
 
 pub(crate) fn rms_norm_backward(
     isa: Isa,
+    threads: &Threads,
     dx: &mut [f32],
     add: bool,
     dw: &mut [f32],
@@ -71,36 +116,36 @@ pub(crate) fn rms_norm_backward(
     w: &[f32],
     rstd: &[f32],
 ) {
-    let d = w.len();
+    let (d, rows) = (w.len(), rstd.len());
     if d == 0 {
         return;
     }
-    let parts: Vec<Vec<f32>> = dx
-        .par_chunks_mut(ROWS * d)
-        .zip(dy.par_chunks(ROWS * d))
-        .zip(x.par_chunks(ROWS * d))
-        .zip(rstd.par_chunks(ROWS))
-        .map(|(((dx, dy), x), rstd)| {
-            let (mut part, mut scratch) = (vec![0.0; d], vec![0.0; d]);
-            backward_rows(isa, dx, add, &mut part, &mut scratch, dy, x, w, rstd);
-            part
-        })
-        .collect();
-    for part in parts {
-        dw.iter_mut().zip(part).for_each(|(dw, p)| *dw += p);
-    }
+    // A part of dw for every piece, and a row for its own use.
+    with_scratch(2, 2 * rows.div_ceil(ROWS) * d, |parts| {
+        let (parts, scratch) = parts.split_at_mut(rows.div_ceil(ROWS) * d);
+        let (all, one) = (Out::new(parts, d), Out::new(scratch, d));
+        threads.rows(rows, ROWS, (dx, dy, x, rstd), |i, (dx, dy, x, rstd)| {
+            // SAFETY: row i of either: piece i alone has it.
+            let (part, scratch) = unsafe { (all.at(i * d).head(d), one.at(i * d).head(d)) };
+            part.fill(0.0);
+            backward_rows(isa, dx, add, part, scratch, dy, x, w, rstd);
+        });
+        for part in parts.chunks_exact(d) {
+            dw.iter_mut().zip(part).for_each(|(dw, p)| *dw += p);
+        }
+    });
 }
 
 vectorised! {
-    fn rope_rows(y: &mut [f32], x: &[f32], table: &[f32], positions: &[u32], cols: usize, h: usize, sign: f32) {
-        for ((y, x), &position) in y.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).zip(positions) {
+    fn rope_rows(x: &mut [f32], table: &[f32], positions: &[u32], cols: usize, h: usize, sign: f32) {
+        for (x, &position) in x.chunks_exact_mut(cols).zip(positions) {
             let (cos, sin) = table[position as usize * h..][..h].split_at(h / 2);
-            for (y, x) in y.chunks_exact_mut(h).zip(x.chunks_exact(h)) {
-                let ((y0, y1), (x0, x1)) = (y.split_at_mut(h / 2), x.split_at(h / 2));
-                for i in 0..cos.len() {
-                    let s = sign * sin[i];
-                    y0[i] = x0[i] * cos[i] - x1[i] * s;
-                    y1[i] = x1[i] * cos[i] + x0[i] * s;
+            for x in x.chunks_exact_mut(h) {
+                let (x0, x1) = x.split_at_mut(h / 2);
+                for (((x0, x1), cos), sin) in x0.iter_mut().zip(x1).zip(cos).zip(sin) {
+                    let (a, b, s) = (*x0, *x1, sign * sin);
+                    *x0 = a * cos - b * s;
+                    *x1 = b * cos + a * s;
                 }
             }
         }
@@ -109,20 +154,19 @@ vectorised! {
 
 pub(crate) fn rope(
     isa: Isa,
-    y: &mut [f32],
-    x: &[f32],
+    threads: &Threads,
+    x: &mut [f32],
     table: &[f32],
     positions: &[u32],
-    cols: usize,
     h: usize,
     inverse: bool,
 ) {
+    let cols = x.len().checked_div(positions.len()).unwrap_or(0);
     if cols == 0 {
         return;
     }
     let sign = if inverse { -1.0 } else { 1.0 };
-    y.par_chunks_mut(ROWS * cols)
-        .zip(x.par_chunks(ROWS * cols))
-        .zip(positions.par_chunks(ROWS))
-        .for_each(|((y, x), positions)| rope_rows(isa, y, x, table, positions, cols, h, sign));
+    threads.rows(positions.len(), ROWS, (x, positions), |_, (x, positions)| {
+        rope_rows(isa, x, table, positions, cols, h, sign);
+    });
 }

@@ -112,8 +112,9 @@ fn a_model_agrees_with_itself_exactly() {
     }
 }
 
-/// Sums are f64; only the order in which those of the batches are added differs.
-const ORDER: f64 = 1e-14;
+/// Products of up to sixteen rows are summed in an order of their own, so short windows depend on their company: by roundings of f32,
+/// which average out over a batch (measured: 4e-10).
+const ORDER: f64 = 1e-8;
 
 #[test]
 fn batch_size_changes_no_figure_and_threads_no_bit() {

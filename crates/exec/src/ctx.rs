@@ -1,6 +1,6 @@
 //! What a model sees: operations that compute, and record or show what they computed if the run wants that.
 use crate::{Grads, KvCache, Observer, ParamId, Site, tape, tape::Node};
-use paring_ops::{AttnSpec, Backend, Error, Result};
+use paring_ops::{Accum, Activation, AttnSpec, Backend, Error, Result};
 use paring_tensor::{DType, Shape, Tensor};
 use std::{fmt, sync::Arc};
 
@@ -128,11 +128,16 @@ impl<'m, 'o> Ctx<'m, 'o> {
         Ok(y)
     }
 
-    /// `a + b`.
+    /// `a + b`: into the memory of `a` where nobody else needs it.
     ///
     /// # Errors
     /// Those of [`Backend::add`].
-    pub fn add(&mut self, a: &Var, b: &Var) -> Result<Var> {
+    pub fn add(&mut self, a: Var, b: &Var) -> Result<Var> {
+        if self.tape.is_none() && !a.tensor.is_shared() {
+            let mut y = a.tensor;
+            self.backend.accumulate(&mut y, Accum::Add, &b.tensor)?;
+            return Ok(self.var(y));
+        }
         let mut y = self.backend.alloc(DType::F32, a.tensor.shape())?;
         self.backend.add(&mut y, &a.tensor, &b.tensor)?;
         let y = self.var(y);
@@ -140,25 +145,51 @@ impl<'m, 'o> Ctx<'m, 'o> {
         Ok(y)
     }
 
-    /// `silu(gate) * up`.
+    /// `a + b`, and its root-mean-square norm times `w` `[D]`.
     ///
     /// # Errors
-    /// Those of [`Backend::swiglu`].
-    pub fn swiglu(&mut self, gate: &Var, up: &Var) -> Result<Var> {
+    /// Those of [`Backend::add_rms_norm`].
+    pub fn add_rms_norm(&mut self, a: &Var, b: &Var, w: &Weight, eps: f32) -> Result<(Var, Var)> {
+        let mut sum = self.backend.alloc(DType::F32, a.tensor.shape())?;
+        let mut y = self.backend.alloc(DType::F32, a.tensor.shape())?;
+        let mut rstd = self.backend.alloc(DType::F32, shape("add_rms_norm", [a.tensor.n_rows(), 1])?)?;
+        self.backend.add_rms_norm(&mut sum, &mut y, &mut rstd, &a.tensor, &b.tensor, &w.tensor, eps)?;
+        let (sum, y) = (self.var(sum), self.var(y));
+        self.push(|| Node::AddRmsNorm { a: a.id, b: b.id, sum: sum.clone(), w: w.clone(), rstd, y: y.id });
+        Ok((sum, y))
+    }
+
+    /// `act(gate) * up`.
+    ///
+    /// # Errors
+    /// Those of [`Backend::gated`].
+    pub fn gated(&mut self, act: Activation, gate: &Var, up: &Var) -> Result<Var> {
         let mut y = self.backend.alloc(DType::F32, gate.tensor.shape())?;
-        self.backend.swiglu(&mut y, &gate.tensor, &up.tensor)?;
+        self.backend.gated(&mut y, act, &gate.tensor, &up.tensor)?;
         let y = self.var(y);
-        self.push(|| Node::SwiGlu { gate: gate.clone(), up: up.clone(), y: y.id });
+        self.push(|| Node::Gated { act, gate: gate.clone(), up: up.clone(), y: y.id });
         Ok(y)
     }
 
-    /// Rotary embedding of every head at its token's position; `table` as in [`Backend::rope`].
+    /// `act(x)`.
+    ///
+    /// # Errors
+    /// Those of [`Backend::activation`].
+    pub fn activation(&mut self, act: Activation, x: &Var) -> Result<Var> {
+        let mut y = self.backend.alloc(DType::F32, x.tensor.shape())?;
+        self.backend.activation(&mut y, act, &x.tensor)?;
+        let y = self.var(y);
+        self.push(|| Node::Activation { act, x: x.clone(), y: y.id });
+        Ok(y)
+    }
+
+    /// Rotary embedding of every head at its token's position, in the memory of `x`; `table` as in [`Backend::rope`].
     ///
     /// # Errors
     /// Those of [`Backend::rope`].
-    pub fn rope(&mut self, x: &Var, table: &Tensor, positions: &Arc<[u32]>) -> Result<Var> {
-        let mut y = self.backend.alloc(DType::F32, x.tensor.shape())?;
-        self.backend.rope(&mut y, &x.tensor, table, positions, false)?;
+    pub fn rope(&mut self, x: Var, table: &Tensor, positions: &Arc<[u32]>) -> Result<Var> {
+        let mut y = tape::own(self.backend, x.tensor)?;
+        self.backend.rope(&mut y, table, positions, false)?;
         let y = self.var(y);
         self.push(|| Node::Rope { x: x.id, table: table.clone(), positions: positions.clone(), y: y.id });
         Ok(y)

@@ -16,7 +16,7 @@ impl Grads {
     /// # Errors
     /// Those of the backend's allocation.
     pub fn zeros(backend: &dyn Backend, shapes: &[Shape]) -> Result<Self> {
-        shapes.iter().map(|&s| backend.alloc(DType::F32, s)).collect::<Result<_>>().map(Grads)
+        shapes.iter().map(|&s| backend.zeros(DType::F32, s)).collect::<Result<_>>().map(Grads)
     }
 
     /// Sets all gradients to zero.

@@ -18,7 +18,7 @@ impl KvCache {
     pub fn new(backend: &dyn Backend, kv_cols: &[usize], capacity: usize) -> Result<Self> {
         let make = |&cols: &usize| {
             let shape = Shape::new(&[capacity, cols]).map_err(Error::in_op("kv_cache"))?;
-            Ok((backend.alloc(DType::F32, shape)?, backend.alloc(DType::F32, shape)?))
+            Ok((backend.zeros(DType::F32, shape)?, backend.zeros(DType::F32, shape)?))
         };
         Ok(KvCache { layers: kv_cols.iter().map(make).collect::<Result<_>>()?, len: 0, capacity })
     }

@@ -1,6 +1,6 @@
 //! What a recorded run consists of, and the walk back through it. The enum is closed: an operation without a backward does not compile.
 use crate::{Block, Ctx, Grads, Observer, Site, Var, Weight};
-use paring_ops::{Accum, AttnSpec, Backend, Error, Result};
+use paring_ops::{Accum, Activation, AttnSpec, Backend, Error, Result};
 use paring_tensor::{DType, Shape, Tensor};
 use std::sync::Arc;
 
@@ -9,7 +9,9 @@ pub(crate) enum Node<'m> {
     Linear { x: Var, w: Weight, y: usize },
     RmsNorm { x: Var, w: Weight, rstd: Tensor, y: usize },
     Add { a: usize, b: usize, y: usize },
-    SwiGlu { gate: Var, up: Var, y: usize },
+    AddRmsNorm { a: usize, b: usize, sum: Var, w: Weight, rstd: Tensor, y: usize },
+    Gated { act: Activation, gate: Var, up: Var, y: usize },
+    Activation { act: Activation, x: Var, y: usize },
     Rope { x: usize, table: Tensor, positions: Arc<[u32]>, y: usize },
     Attention { q: Var, k: Var, v: Var, lse: Tensor, spec: Arc<AttnSpec>, y: Var },
     Tap { site: Site, x: Var },
@@ -17,7 +19,20 @@ pub(crate) enum Node<'m> {
 }
 
 /// Gradients of activations, by their number; each is dropped as soon as it was used.
+///
+/// The terms of a sum have one gradient, which both slots share until somebody adds to one of them. By then the other has nearly always
+/// been used and dropped; if not, the adder makes a copy.
 pub(crate) struct Slots(Vec<Option<Tensor>>);
+
+/// A tensor that may be written: `t`, or a copy of it where another tensor shares it.
+pub(crate) fn own(backend: &dyn Backend, t: Tensor) -> Result<Tensor> {
+    if !t.is_shared() {
+        return Ok(t);
+    }
+    let mut copy = backend.alloc(t.dtype(), t.shape())?;
+    backend.accumulate(&mut copy, Accum::Set, &t)?;
+    Ok(copy)
+}
 
 impl Slots {
     pub(crate) fn new(n_vars: usize) -> Self {
@@ -28,30 +43,29 @@ impl Slots {
         self.0[id].take()
     }
 
-    /// The gradient of `id` as an output, and whether to overwrite it or to add. A new one is zero.
+    /// The gradient of `id` as an output, and whether to overwrite it or to add.
     fn output(&mut self, backend: &dyn Backend, id: usize, shape: Shape) -> Result<(&mut Tensor, Accum)> {
-        let slot = &mut self.0[id];
-        Ok(match slot {
-            Some(dx) => (dx, Accum::Add),
-            empty => (empty.insert(backend.alloc(DType::F32, shape)?), Accum::Set),
-        })
+        let (dx, accum) = match self.take(id) {
+            Some(dx) => (own(backend, dx)?, Accum::Add),
+            None => (backend.alloc(DType::F32, shape)?, Accum::Set),
+        };
+        Ok((self.0[id].insert(dx), accum))
     }
 
-    /// Adds `g`, of which nobody else has a copy, to the gradient of `id`.
+    /// Adds `g` to the gradient of `id`.
     pub(crate) fn put(&mut self, backend: &dyn Backend, id: usize, g: Tensor) -> Result<()> {
-        match &mut self.0[id] {
-            Some(slot) => backend.accumulate(slot, Accum::Add, &g),
-            empty => {
-                *empty = Some(g);
-                Ok(())
+        let sum = match self.take(id) {
+            None => g,
+            Some(old) => {
+                // Into the one of the two that nobody shares: the sum has the same bits.
+                let (to, term) = if old.is_shared() && !g.is_shared() { (g, old) } else { (old, g) };
+                let mut to = own(backend, to)?;
+                backend.accumulate(&mut to, Accum::Add, &term)?;
+                to
             }
-        }
-    }
-
-    /// Adds `g` to the gradient of `id` and leaves `g` usable.
-    fn put_copy(&mut self, backend: &dyn Backend, id: usize, g: &Tensor) -> Result<()> {
-        let (slot, accum) = self.output(backend, id, g.shape())?;
-        backend.accumulate(slot, accum, g)
+        };
+        self.0[id] = Some(sum);
+        Ok(())
     }
 }
 
@@ -85,23 +99,40 @@ pub(crate) fn walk<'m>(
             }
             Node::Add { a, b: c, y } => {
                 if let Some(dy) = slots.take(y) {
-                    slots.put_copy(b, a, &dy)?;
+                    slots.put(b, a, dy.clone())?;
                     slots.put(b, c, dy)?;
                 }
             }
-            Node::SwiGlu { gate, up, y } => {
+            Node::AddRmsNorm { a, b: c, sum, w, rstd, y } => {
+                if let Some(dy) = slots.take(y) {
+                    let (dx, accum) = slots.output(b, sum.id, sum.tensor.shape())?;
+                    b.rms_norm_backward(dx, accum, grads.get_mut(w.id), &dy, &sum.tensor, &w.tensor, &rstd)?;
+                }
+                if let Some(dsum) = slots.take(sum.id) {
+                    slots.put(b, a, dsum.clone())?;
+                    slots.put(b, c, dsum)?;
+                }
+            }
+            Node::Gated { act, gate, up, y } => {
                 if let Some(dy) = slots.take(y) {
                     let mut dgate = b.alloc(DType::F32, dy.shape())?;
                     let mut dup = b.alloc(DType::F32, dy.shape())?;
-                    b.swiglu_backward(&mut dgate, &mut dup, &dy, &gate.tensor, &up.tensor)?;
+                    b.gated_backward(&mut dgate, &mut dup, act, &dy, &gate.tensor, &up.tensor)?;
                     slots.put(b, gate.id, dgate)?;
                     slots.put(b, up.id, dup)?;
                 }
             }
-            Node::Rope { x, table, positions, y } => {
+            Node::Activation { act, x, y } => {
                 if let Some(dy) = slots.take(y) {
                     let mut dx = b.alloc(DType::F32, dy.shape())?;
-                    b.rope(&mut dx, &dy, &table, &positions, true)?;
+                    b.activation_backward(&mut dx, act, &dy, &x.tensor)?;
+                    slots.put(b, x.id, dx)?;
+                }
+            }
+            Node::Rope { x, table, positions, y } => {
+                if let Some(dy) = slots.take(y) {
+                    let mut dx = own(b, dy)?;
+                    b.rope(&mut dx, &table, &positions, true)?;
                     slots.put(b, x, dx)?;
                 }
             }
@@ -121,7 +152,10 @@ pub(crate) fn walk<'m>(
             Node::Tap { site, x } => {
                 if let Some(observer) = observer.as_deref_mut() {
                     // A tap that the loss does not reach has no gradient yet; the observer may still start one.
-                    let (dx, _) = slots.output(b, x.id, x.tensor.shape())?;
+                    let (dx, accum) = slots.output(b, x.id, x.tensor.shape())?;
+                    if accum == Accum::Set {
+                        b.fill(dx, 0.0)?;
+                    }
                     observer.gradient(b, site, &x.tensor, dx)?;
                 }
             }

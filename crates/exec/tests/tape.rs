@@ -1,7 +1,7 @@
 //! The tape against finite differences, on a two-layer model that uses every operation, tied head included.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use paring_exec::{Ctx, Grads, KvCache, Observer, ParamId, Site, Tap, Var, Weight};
-use paring_ops::{Accum, AttnSpec, Backend, HeadGrads, IGNORE, Result};
+use paring_ops::{Accum, Activation, AttnSpec, Backend, HeadGrads, IGNORE, Result};
 use paring_reference::Reference;
 use paring_tensor::{DType, Shape, Tensor};
 use std::sync::Arc;
@@ -73,17 +73,16 @@ impl Model {
         let spec = Arc::new(AttnSpec { past, ..AttnSpec::packed(HEADS, KV, HD, cu) });
         let h = cx.rms_norm(&x, w(0), 1e-5)?;
         let (q, k, v) = (cx.linear(&h, w(1))?, cx.linear(&h, w(2))?, cx.linear(&h, w(3))?);
-        let (q, k) = (cx.rope(&q, &self.table, &positions)?, cx.rope(&k, &self.table, &positions)?);
+        let (q, k) = (cx.rope(q, &self.table, &positions)?, cx.rope(k, &self.table, &positions)?);
         let a = cx.attention(l, &q, &k, &v, &spec, kv)?;
         cx.tap(Site { layer: l, tap: Tap::AttnOut }, &a)?;
         let o = cx.linear(&a, w(4))?;
-        let x = cx.add(&x, &o)?;
-        let h = cx.rms_norm(&x, w(5), 1e-5)?;
+        let (x, h) = cx.add_rms_norm(&x, &o, w(5), 1e-5)?;
         let (g, u) = (cx.linear(&h, w(6))?, cx.linear(&h, w(7))?);
-        let m = cx.swiglu(&g, &u)?;
+        let m = cx.gated(Activation::Silu, &g, &u)?;
         cx.tap(Site { layer: l, tap: Tap::MlpHidden }, &m)?;
         let d = cx.linear(&m, w(8))?;
-        let x = cx.add(&x, &d)?;
+        let x = cx.add(x, &d)?;
         cx.tap(Site { layer: l, tap: Tap::BlockOut }, &x)?;
         Ok(x)
     }
@@ -261,4 +260,35 @@ fn a_run_without_a_tape_has_no_backward() {
     let dx = b.alloc(DType::F32, x.tensor.shape()).unwrap();
     let error = cx.backward(&x, dx, &mut Grads::zeros(&b, &[]).unwrap()).unwrap_err();
     assert_eq!(error, paring_ops::Error::NotRecording { op: "backward" });
+}
+
+/// A tensor that is both terms of a sum, and one that is needed after it was rotated: gradients that share memory stay apart, and so does
+/// what the tape still needs.
+#[test]
+fn shared_gradients_and_inputs_are_copied_before_they_are_written() {
+    let b = Reference;
+    let (ids, d) = ([0u32, 1], 2);
+    let table = Weight { id: ParamId(0), tensor: b.upload(&noise(4, 1), DType::F32, shape(&[2, d])).unwrap() };
+    let turns = b.upload(&[0.6, 0.8, -0.28, 0.96], DType::F32, shape(&[2, d])).unwrap();
+    let positions: Arc<[u32]> = vec![0, 1].into();
+    let dy = noise(4, 2);
+    // f(x) = (x + x) + R x + relu2(x), R a rotation; its gradient at dy is 2 dy + R^T dy + 2 max(x, 0) dy.
+    let mut grads = Grads::zeros(&b, &[table.tensor.shape()]).unwrap();
+    let mut cx = Ctx::record(&b);
+    let x = cx.embed(&ids, &table).unwrap();
+    let before = b.download(&x.tensor).unwrap();
+    let turned = cx.rope(x.clone(), &turns, &positions).unwrap();
+    let double = cx.add(x.clone(), &x).unwrap();
+    let square = cx.activation(Activation::Relu2, &x).unwrap();
+    let sum = cx.add(double, &turned).unwrap();
+    let y = cx.add(sum, &square).unwrap();
+    assert_eq!(b.download(&x.tensor).unwrap(), before);
+    cx.backward(&y, b.upload(&dy, DType::F32, shape(&[2, d])).unwrap(), &mut grads).unwrap();
+    let mut back = b.upload(&dy, DType::F32, shape(&[2, d])).unwrap();
+    b.rope(&mut back, &turns, &positions, true).unwrap();
+    let back = b.download(&back).unwrap();
+    for (i, got) in b.download(grads.get(ParamId(0))).unwrap().iter().enumerate() {
+        let want = 2.0 * dy[i] + back[i] + 2.0 * before[i].max(0.0) * dy[i];
+        assert!((got - want).abs() < 1e-6, "{i}: {got} against {want}");
+    }
 }

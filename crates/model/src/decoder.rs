@@ -4,7 +4,7 @@ use crate::{
 };
 use paring_checkpoint::TensorSource;
 use paring_exec::{Block, Ctx, KvCache, ParamId, Site, Tap, Var, Weight};
-use paring_ops::{AttnSpec, Backend};
+use paring_ops::{Activation, AttnSpec, Backend};
 use paring_tensor::{DType, Shape, Tensor};
 use std::sync::Arc;
 
@@ -274,21 +274,20 @@ impl Layer {
         let q = cx.linear(&h, &self.q_proj)?;
         let k = cx.linear(&h, &self.k_proj)?;
         let v = cx.linear(&h, &self.v_proj)?;
-        let q = cx.rope(&q, shared.rope_table, &shared.positions)?;
-        let k = cx.rope(&k, shared.rope_table, &shared.positions)?;
+        let q = cx.rope(q, shared.rope_table, &shared.positions)?;
+        let k = cx.rope(k, shared.rope_table, &shared.positions)?;
         let a = cx.attention(layer, &q, &k, &v, &spec, cache)?;
         cx.tap(site(Tap::AttnOut), &a)?;
         let o = cx.linear(&a, &self.o_proj)?;
-        let x = cx.add(&x, &o)?;
 
-        let h = cx.rms_norm(&x, &self.post_attention_layernorm, shared.eps)?;
+        let (x, h) = cx.add_rms_norm(&x, &o, &self.post_attention_layernorm, shared.eps)?;
         cx.tap(site(Tap::MlpNorm), &h)?;
         let gate = cx.linear(&h, &self.gate_proj)?;
         let up = cx.linear(&h, &self.up_proj)?;
-        let m = cx.swiglu(&gate, &up)?;
+        let m = cx.gated(Activation::Silu, &gate, &up)?;
         cx.tap(site(Tap::MlpHidden), &m)?;
         let down = cx.linear(&m, &self.down_proj)?;
-        let x = cx.add(&x, &down)?;
+        let x = cx.add(x, &down)?;
         cx.tap(site(Tap::BlockOut), &x)?;
         Ok(x)
     }

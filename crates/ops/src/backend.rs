@@ -1,20 +1,22 @@
 //! The trait. Legend of suffixes: `t` tokens, `d` model width, `k`/`n` inputs/outputs of a linear map, `v` vocabulary, `h` head width.
-use crate::{Accum, AdamWStep, AttnSpec, Compared, HeadGrads, Result, head};
+use crate::{Accum, Activation, AdamWStep, AttnSpec, Compared, HeadGrads, Result, head, want_add_rms_norm};
 use paring_tensor::{DType, Shape, Tensor};
 use std::fmt::Debug;
 
 /// Kernels of one device and no policy: no recording, no caching, no choice of what to run.
 ///
-/// Activations and gradients are f32. Weights are f32 or bf16 and decide the compute type of the products they take part in. Every
-/// method returns [`crate::Error`] on shapes or types that do not fit, before it writes.
+/// Activations and gradients are f32. Weights are f32 or bf16 and decide the compute type of the products they take part in; where only a
+/// forward is asked for, quantised weights will do as well (see the crate's documentation). Every method returns [`crate::Error`] on shapes or types that do not fit, before it writes.
 pub trait Backend: Send + Sync + Debug {
     /// A short name: `reference`, `cpu`.
     fn name(&self) -> &'static str;
 
     // ---- memory ----
 
-    /// A zeroed tensor.
+    /// A tensor of unspecified contents, for an output that an operation overwrites. It is cheaper than [`Backend::zeros`].
     fn alloc(&self, dtype: DType, shape: Shape) -> Result<Tensor>;
+    /// A tensor of zeros (of zero bytes): what sums start from.
+    fn zeros(&self, dtype: DType, shape: Shape) -> Result<Tensor>;
     /// A tensor with `values` rounded to `dtype`.
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor>;
     /// The values as f32.
@@ -36,30 +38,35 @@ pub trait Backend: Send + Sync + Debug {
     fn scale(&self, y: &mut Tensor, factor: f32) -> Result<()>;
     /// The sum of squares, f64, in an order that depends on the data only.
     fn sum_squares(&self, x: &Tensor) -> Result<f64>;
-    /// `y = silu(gate) * up` with `silu(x) = x / (1 + exp(-x))`.
-    fn swiglu(&self, y: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()>;
-    /// Gradients of [`Backend::swiglu`], overwritten.
-    fn swiglu_backward(
+    /// `y = act(gate) * up`: SwiGLU with [`Activation::Silu`], GeGLU with a GELU (Shazeer, arXiv 2002.05202).
+    fn gated(&self, y: &mut Tensor, act: Activation, gate: &Tensor, up: &Tensor) -> Result<()>;
+    /// Gradients of [`Backend::gated`], overwritten.
+    fn gated_backward(
         &self,
         dgate: &mut Tensor,
         dup: &mut Tensor,
+        act: Activation,
         dy: &Tensor,
         gate: &Tensor,
         up: &Tensor,
     ) -> Result<()>;
+    /// `y = act(x)`: the hidden layer of an MLP without a gate.
+    fn activation(&self, y: &mut Tensor, act: Activation, x: &Tensor) -> Result<()>;
+    /// Gradient of [`Backend::activation`], overwritten.
+    fn activation_backward(&self, dx: &mut Tensor, act: Activation, dy: &Tensor, x: &Tensor) -> Result<()>;
 
     // ---- rows of a table ----
 
-    /// `y_td[t] = w_vd[ids[t]]`; `w` f32 or bf16.
+    /// `y_td[t] = w_vd[ids[t]]`; `w` f32, bf16, or quantised.
     fn embed(&self, y_td: &mut Tensor, ids: &[u32], w_vd: &Tensor) -> Result<()>;
     /// `dw_vd[ids[t]] += dy_td[t]`, in the order of tokens.
     fn embed_backward(&self, dw_vd: &mut Tensor, dy_td: &Tensor, ids: &[u32]) -> Result<()>;
 
     // ---- linear maps: w_nk as in y = x w^T ----
 
-    /// `y_tn = x_tk w_nk^T`, in the type of `w`.
+    /// `y_tn = x_tk w_nk^T`, in the type of `w`: f32, bf16, or quantised.
     fn linear(&self, y_tn: &mut Tensor, x_tk: &Tensor, w_nk: &Tensor) -> Result<()>;
-    /// `dx_tk (+)= dy_tn w_nk`, in the type of `w`.
+    /// `dx_tk (+)= dy_tn w_nk`, in the type of `w`: f32 or bf16.
     fn linear_dx(&self, dx_tk: &mut Tensor, accum: Accum, dy_tn: &Tensor, w_nk: &Tensor) -> Result<()>;
     /// `dw_nk += dy_tn^T x_tk`, factors rounded to `compute` first. With `dy = x` and f32 this is a Gram matrix.
     fn linear_dw(&self, dw_nk: &mut Tensor, dy_tn: &Tensor, x_tk: &Tensor, compute: DType) -> Result<()>;
@@ -79,13 +86,32 @@ pub trait Backend: Send + Sync + Debug {
         w_d: &Tensor,
         rstd_t: &Tensor,
     ) -> Result<()>;
-    /// Rotary embedding (Su et al., arXiv 2104.09864) in the layout of Hugging Face: element `i < h/2` of a head turns with `i + h/2`.
+    /// `sum = a + b`, then [`Backend::rms_norm`] of the sum: the residual stream between attention and MLP.
     ///
-    /// `table` is `[positions, h]`: `h/2` cosines, then `h/2` sines. `x`, `y` are `[T, N * h]`. `inverse` turns back, which is the
-    /// gradient, since a rotation's inverse is its transpose.
-    fn rope(&self, y: &mut Tensor, x: &Tensor, table: &Tensor, positions: &[u32], inverse: bool) -> Result<()>;
-    /// Causal softmax attention with grouped heads. `lse_tn` keeps the log of each row's normaliser for the backward; scores are never
-    /// all in memory.
+    /// The default is the specification: the sum is rounded to f32 before it is squared. The backward needs no operation of its own:
+    /// [`Backend::rms_norm_backward`] at `sum` adds to the gradient of the sum, which is then that of `a` and that of `b`.
+    fn add_rms_norm(
+        &self,
+        sum_td: &mut Tensor,
+        y_td: &mut Tensor,
+        rstd_t: &mut Tensor,
+        a_td: &Tensor,
+        b_td: &Tensor,
+        w_d: &Tensor,
+        eps: f32,
+    ) -> Result<()> {
+        want_add_rms_norm(sum_td, y_td, rstd_t, a_td, b_td, w_d)?;
+        self.add(sum_td, a_td, b_td)?;
+        self.rms_norm(y_td, rstd_t, sum_td, w_d, eps)
+    }
+    /// Rotary embedding in place (Su et al., arXiv 2104.09864), in the layout of Hugging Face: element `i < h/2` of a head turns with
+    /// `i + h/2`.
+    ///
+    /// `table` is `[positions, h]`: `h/2` cosines, then `h/2` sines. `x` is `[T, N * h]`. `inverse` turns back, which is the gradient,
+    /// since a rotation's inverse is its transpose: neither way needs what `x` was before.
+    fn rope(&self, x: &mut Tensor, table: &Tensor, positions: &[u32], inverse: bool) -> Result<()>;
+    /// Causal softmax attention with grouped heads; a window and a soft cap of the scores as [`AttnSpec`] says. `lse_tn` keeps the log of
+    /// each row's normaliser for the backward; scores are never all in memory.
     fn attention(
         &self,
         y: &mut Tensor,

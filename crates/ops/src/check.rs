@@ -1,6 +1,6 @@
 //! Shape checks that every backend makes before it touches memory, written once so that all refuse alike.
 use crate::{AttnSpec, Error, IGNORE, Result};
-use paring_tensor::Tensor;
+use paring_tensor::{DType, Tensor};
 
 /// `tensor` must have `rows` x `cols` elements as (outermost, rest).
 ///
@@ -41,6 +41,49 @@ pub fn want_indices(op: &'static str, indices: &[u32], len: usize, ignore: bool)
     }
 }
 
+/// Shapes, types and sharing in `add_rms_norm`, before the sum is written: `sum`, `y`, `a`, `b` are `[T, D]`, `rstd` has `T` elements, `w`
+/// has `D`.
+///
+/// # Errors
+/// [`Error::Shape`]; [`Error::Tensor`] when an output is not f32 or is shared.
+pub fn want_add_rms_norm(
+    sum: &mut Tensor,
+    y: &mut Tensor,
+    rstd: &mut Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    w: &Tensor,
+) -> Result<()> {
+    let op = "add_rms_norm";
+    let (t, d) = (a.n_rows(), a.n_cols());
+    for (what, x) in [("sum", &*sum), ("y", &*y), ("b", b)] {
+        want_2d(op, what, x, t, d)?;
+    }
+    want_elements(op, "rstd", rstd, t)?;
+    want_elements(op, "w", w, d)?;
+    for x in [sum, y, rstd] {
+        if x.dtype() != DType::F32 {
+            return Err(Error::Tensor { op, source: paring_tensor::Error::DType { got: x.dtype(), want: DType::F32 } });
+        }
+        x.buffer_mut().map_err(Error::in_op(op))?;
+    }
+    Ok(())
+}
+
+/// Shapes of `rope`: `x` is `[T, N * h]`, `table` `[positions, h]` with an even `h`, and every position is in the table.
+///
+/// # Errors
+/// [`Error::Shape`] or [`Error::Index`].
+pub fn want_rope(op: &'static str, x: &Tensor, table: &Tensor, positions: &[u32]) -> Result<()> {
+    let (cols, h) = (x.n_cols(), table.n_cols());
+    want_len(op, "positions", positions.len(), x.n_rows())?;
+    if h == 0 || !h.is_multiple_of(2) || !cols.is_multiple_of(h) {
+        let (got, want) = (vec![table.n_rows(), h], vec![table.n_rows(), cols]);
+        return Err(Error::Shape { op, what: "table", got, want });
+    }
+    want_indices(op, positions, table.n_rows(), false)
+}
+
 /// Shapes of attention: `y`, `q` are `[T, heads * head_dim]`, `lse` `[T, heads]`, `k`, `v` at least `[past + T, kv_heads * head_dim]`.
 ///
 /// # Errors
@@ -63,6 +106,14 @@ pub fn want_attention(
     if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
         let what = format!("{} query heads on {} key/value heads", spec.heads, spec.kv_heads);
         return Err(Error::Unsupported { op, what });
+    }
+    if spec.window == Some(0) {
+        return Err(Error::Unsupported { op, what: "a window of no keys".into() });
+    }
+    if let Some(cap) = spec.softcap
+        && !(cap.is_finite() && 0.0 < cap)
+    {
+        return Err(Error::Unsupported { op, what: format!("a soft cap of {cap}") });
     }
     if spec.past != 0 && spec.cu_len.len() != 2 {
         return Err(Error::Unsupported { op, what: "a cache for more than one sequence".into() });

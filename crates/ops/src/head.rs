@@ -3,7 +3,7 @@
 //! The logits of a whole batch are the largest tensor of a language model: 16 windows of 512 tokens against 49152 tokens are 1.6 GB, and
 //! distillation has two of them. Here a chunk of rows is multiplied out, turned into its own gradient in place, multiplied back, and
 //! forgotten. Chunks are taken in the order of tokens, so sums do not depend on threads.
-use crate::{Accum, Backend, Compared, Error, Result, want_2d, want_indices, want_len};
+use crate::{Accum, Backend, Compared, Error, Result, want_2d, want_gradients, want_indices, want_len};
 use paring_tensor::{DType, Shape, Tensor};
 
 /// Where the gradients of a fused head go.
@@ -54,6 +54,7 @@ fn back(
 /// Before the first chunk is written, all that can be seen then: a target or a gradient that does not fit would show after some chunks.
 fn check_grads(op: &'static str, grads: Option<&HeadGrads<'_>>, x_td: &Tensor, w_vd: &Tensor) -> Result<()> {
     let Some(grads) = grads else { return Ok(()) };
+    want_gradients(op, w_vd.dtype())?;
     want_2d(op, "dx", grads.dx_td, x_td.n_rows(), x_td.n_cols())?;
     match &grads.dw_vd {
         Some(dw) => want_2d(op, "dw", dw, w_vd.n_rows(), w_vd.n_cols()),

@@ -4,6 +4,7 @@ mod backend; // the trait
 mod check; // the shapes that every backend checks alike
 mod error;
 mod head; // losses fused with the vocabulary head, chunked over tokens: the default methods
+mod quantised; // activations beside quantised weights
 mod spec; // arguments
 
 pub use backend::Backend;
@@ -11,4 +12,5 @@ pub use check::*;
 pub use error::{Error, Result};
 pub use head::{HeadGrads, head_chunk_rows};
 pub use paring_optim::AdamWStep;
-pub use spec::{Accum, AttnSpec, Compared, IGNORE};
+pub use quantised::{SMALLEST_BLOCK, round_block, want_gradients};
+pub use spec::{Accum, Activation, AttnSpec, Compared, IGNORE};

@@ -12,6 +12,25 @@ pub enum Accum {
 /// A target that takes part in no loss: the last token of a window has nothing to predict.
 pub const IGNORE: u32 = u32::MAX;
 
+/// The non-linearity of an MLP. Each is a function of one element; which one a model has is the `hidden_act` of its Hugging Face config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `silu(x) = x sigmoid(x) = x / (1 + exp(-x))`, `silu` there (Elfwing et al., arXiv 1702.03118): Llama, Mistral, Qwen.
+    Silu,
+    /// `gelu(x) = x / 2 (1 + erf(x / sqrt(2)))`, `gelu` there (Hendrycks and Gimpel, arXiv 1606.08415).
+    Gelu,
+    /// Its approximation `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, `gelu_pytorch_tanh` there (section 2 of the same paper):
+    /// Gemma.
+    GeluTanh,
+    /// `relu2(x) = max(x, 0)^2`, `relu2` there (So et al., "Primer", arXiv 2109.08668): Nemotron, without a gate.
+    Relu2,
+}
+
+impl Activation {
+    /// All of them.
+    pub const ALL: [Activation; 4] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu2];
+}
+
 /// What causal attention needs besides q, k and v.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttnSpec {
@@ -27,12 +46,18 @@ pub struct AttnSpec {
     pub cu_len: Vec<usize>,
     /// Keys that came before the first query (a KV cache); only with a single sequence. Row `past + t` of k and v belongs to query `t`.
     pub past: usize,
+    /// A query sees at most this many keys, itself the last of them: the one at position `p` sees `p - window + 1..=p`, as Transformers'
+    /// `sliding_window` does (Jiang et al., "Mistral 7B", arXiv 2310.06825). `None`: all that came before.
+    pub window: Option<usize>,
+    /// Scores `s`, scaled, become `softcap * tanh(s / softcap)` before the softmax (Gemma 2, arXiv 2408.00118, section 2).
+    pub softcap: Option<f32>,
 }
 
 impl AttnSpec {
-    /// Packed sequences without a cache, scaled by `1 / sqrt(head_dim)`.
+    /// Packed sequences without a cache, scaled by `1 / sqrt(head_dim)`; no window, no soft cap.
     pub fn packed(heads: usize, kv_heads: usize, head_dim: usize, cu_len: Vec<usize>) -> Self {
-        AttnSpec { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), cu_len, past: 0 }
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        AttnSpec { heads, kv_heads, head_dim, scale, cu_len, past: 0, window: None, softcap: None }
     }
 
     /// One sequence of `tokens` queries after `past` cached keys.
@@ -53,6 +78,11 @@ impl AttnSpec {
     /// Queries.
     pub fn n_tokens(&self) -> usize {
         self.cu_len.last().copied().unwrap_or(0)
+    }
+
+    /// The first position that a query at `position` of its sequence sees; the last is its own.
+    pub fn first_key(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
     /// Query heads that share one key/value head.

@@ -1,11 +1,12 @@
 //! The trait's methods: shapes and types are checked here, before anything is written; the loops are in the other files.
-use crate::{attention, elementwise, embed, linear, loss, norm, optimizer};
+use crate::{activation, attention, elementwise, embed, linear, loss, norm, optimizer};
 use half::{bf16, f16};
 use paring_ops::{
-    Accum, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_attention, want_elements, want_indices,
-    want_len,
+    Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_attention, want_elements,
+    want_gradients, want_indices, want_len, want_rope,
 };
-use paring_tensor::{DType, HostBuffer, Shape, Tensor, round_to};
+use paring_tensor::{DType, HostBuffer, Shape, Tensor, from_f32, round_to};
+use std::sync::Arc;
 
 /// The backend. It has no state: memory belongs to the tensors.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +37,18 @@ fn compute_type(op: &'static str, dtype: DType) -> Result<DType> {
     match dtype {
         DType::F32 | DType::BF16 => Ok(dtype),
         DType::F16 => Err(Error::Unsupported { op, what: "a product in f16 (convert to bf16 or f32)".into() }),
+        DType::Q8_0 | DType::Q4_0 | DType::Q4_1 => {
+            Err(Error::Unsupported { op, what: format!("a product in {dtype} (convert to bf16 or f32)") })
+        }
+    }
+}
+
+/// Activations as a product with this weight sees them: rounded to its type, or to 8 bits beside a quantised one.
+fn beside(op: &'static str, x: &Tensor, weight: DType) -> Result<Vec<f64>> {
+    if weight.is_quantised() {
+        Ok(linear::rounded_to_int8(read(op, x)?))
+    } else {
+        rounded(op, x, compute_type(op, weight)?)
     }
 }
 
@@ -51,7 +64,17 @@ impl Backend for Reference {
     // ---- memory ----
 
     fn alloc(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
-        HostBuffer::tensor_zeroed(dtype, shape).map_err(Error::in_op("alloc"))
+        // Poison: bytes of ones are NaN in every type of float, so a caller who relies on zeros is seen.
+        let poisoned = || {
+            let mut buffer = HostBuffer::zeroed(dtype.bytes_of(shape)?)?;
+            buffer.bytes_mut().fill(0xff);
+            Tensor::new(Arc::new(buffer), dtype, shape)
+        };
+        poisoned().map_err(Error::in_op("alloc"))
+    }
+
+    fn zeros(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
+        HostBuffer::tensor_zeroed(dtype, shape).map_err(Error::in_op("zeros"))
     }
 
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {
@@ -75,6 +98,10 @@ impl Backend for Reference {
             DType::F16 => {
                 let y: &mut [f16] = HostBuffer::slice_mut(y).map_err(Error::in_op(op))?;
                 y.iter_mut().zip(x).for_each(|(y, x)| *y = f16::from_f32(x));
+            }
+            dtype @ (DType::Q8_0 | DType::Q4_0 | DType::Q4_1) => {
+                let y = HostBuffer::tensor_bytes_mut(y).map_err(Error::in_op(op))?;
+                y.copy_from_slice(&from_f32(&x, dtype));
             }
         }
         Ok(())
@@ -126,29 +153,47 @@ impl Backend for Reference {
         Ok(elementwise::sum_squares(&wide("sum_squares", x)?))
     }
 
-    fn swiglu(&self, y: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()> {
-        let op = "swiglu";
+    fn gated(&self, y: &mut Tensor, act: Activation, gate: &Tensor, up: &Tensor) -> Result<()> {
+        let op = "gated";
         want_elements(op, "gate", gate, y.elements())?;
         want_elements(op, "up", up, y.elements())?;
         let (gate, up) = (wide(op, gate)?, wide(op, up)?);
-        elementwise::swiglu(write(op, y)?, &gate, &up);
+        activation::gated(write(op, y)?, act, &gate, &up);
         Ok(())
     }
 
-    fn swiglu_backward(
+    fn gated_backward(
         &self,
         dgate: &mut Tensor,
         dup: &mut Tensor,
+        act: Activation,
         dy: &Tensor,
         gate: &Tensor,
         up: &Tensor,
     ) -> Result<()> {
-        let op = "swiglu_backward";
+        let op = "gated_backward";
         for (what, t) in [("dgate", &*dgate), ("dup", &*dup), ("gate", gate), ("up", up)] {
             want_elements(op, what, t, dy.elements())?;
         }
         let (dy, gate, up) = (wide(op, dy)?, wide(op, gate)?, wide(op, up)?);
-        elementwise::swiglu_backward(write(op, dgate)?, write(op, dup)?, &dy, &gate, &up);
+        activation::gated_backward(write(op, dgate)?, write(op, dup)?, act, &dy, &gate, &up);
+        Ok(())
+    }
+
+    fn activation(&self, y: &mut Tensor, act: Activation, x: &Tensor) -> Result<()> {
+        let op = "activation";
+        want_elements(op, "x", x, y.elements())?;
+        let x = wide(op, x)?;
+        activation::activation(write(op, y)?, act, &x);
+        Ok(())
+    }
+
+    fn activation_backward(&self, dx: &mut Tensor, act: Activation, dy: &Tensor, x: &Tensor) -> Result<()> {
+        let op = "activation_backward";
+        want_elements(op, "dy", dy, dx.elements())?;
+        want_elements(op, "x", x, dx.elements())?;
+        let (dy, x) = (wide(op, dy)?, wide(op, x)?);
+        activation::activation_backward(write(op, dx)?, act, &dy, &x);
         Ok(())
     }
 
@@ -159,7 +204,9 @@ impl Backend for Reference {
         let d = w_vd.n_cols();
         want_2d(op, "y", y_td, ids.len(), d)?;
         want_indices(op, ids, w_vd.n_rows(), false)?;
-        compute_type(op, w_vd.dtype())?;
+        if !w_vd.dtype().is_quantised() {
+            compute_type(op, w_vd.dtype())?;
+        }
         let w = wide_any(op, w_vd)?;
         embed::embed(write(op, y_td)?, ids, &w, d);
         Ok(())
@@ -182,8 +229,7 @@ impl Backend for Reference {
         let dims = linear::Dims { t: x_tk.n_rows(), n: w_nk.n_rows(), k: w_nk.n_cols() };
         want_2d(op, "x", x_tk, dims.t, dims.k)?;
         want_2d(op, "y", y_tn, dims.t, dims.n)?;
-        let compute = compute_type(op, w_nk.dtype())?;
-        let (x, w) = (rounded(op, x_tk, compute)?, wide_any(op, w_nk)?);
+        let (x, w) = (beside(op, x_tk, w_nk.dtype())?, linear::weight(op, w_nk)?);
         linear::linear(write(op, y_tn)?, &x, &w, dims);
         Ok(())
     }
@@ -193,6 +239,7 @@ impl Backend for Reference {
         let dims = linear::Dims { t: dy_tn.n_rows(), n: w_nk.n_rows(), k: w_nk.n_cols() };
         want_2d(op, "dy", dy_tn, dims.t, dims.n)?;
         want_2d(op, "dx", dx_tk, dims.t, dims.k)?;
+        want_gradients(op, w_nk.dtype())?;
         let compute = compute_type(op, w_nk.dtype())?;
         let (dy, w) = (rounded(op, dy_tn, compute)?, wide_any(op, w_nk)?);
         linear::linear_dx(write(op, dx_tk)?, accum, &dy, &w, dims);
@@ -204,6 +251,7 @@ impl Backend for Reference {
         let dims = linear::Dims { t: dy_tn.n_rows(), n: dw_nk.n_rows(), k: dw_nk.n_cols() };
         want_2d(op, "dy", dy_tn, dims.t, dims.n)?;
         want_2d(op, "x", x_tk, dims.t, dims.k)?;
+        want_gradients(op, compute)?;
         let compute = compute_type(op, compute)?;
         let (dy, x) = (rounded(op, dy_tn, compute)?, rounded(op, x_tk, compute)?);
         linear::linear_dw(write(op, dw_nk)?, &dy, &x, dims);
@@ -245,18 +293,12 @@ impl Backend for Reference {
         Ok(())
     }
 
-    fn rope(&self, y: &mut Tensor, x: &Tensor, table: &Tensor, positions: &[u32], inverse: bool) -> Result<()> {
+    fn rope(&self, x: &mut Tensor, table: &Tensor, positions: &[u32], inverse: bool) -> Result<()> {
         let op = "rope";
-        let (t, cols, h) = (x.n_rows(), x.n_cols(), table.n_cols());
-        want_2d(op, "y", y, t, cols)?;
-        want_len(op, "positions", positions.len(), t)?;
-        if h == 0 || !h.is_multiple_of(2) || !cols.is_multiple_of(h) {
-            let (got, want) = (vec![table.n_rows(), h], vec![table.n_rows(), cols]);
-            return Err(Error::Shape { op, what: "table", got, want });
-        }
-        want_indices(op, positions, table.n_rows(), false)?;
-        let (x, table) = (wide(op, x)?, wide(op, table)?);
-        norm::rope(write(op, y)?, &x, &table, positions, cols, h, inverse);
+        let (cols, h) = (x.n_cols(), table.n_cols());
+        want_rope(op, x, table, positions)?;
+        let table = wide(op, table)?;
+        norm::rope(write(op, x)?, &table, positions, cols, h, inverse);
         Ok(())
     }
 

@@ -1,6 +1,31 @@
-//! Matrix products. Factors arrive as f64, after they were rounded to the type that the product computes in.
+//! Matrix products. Factors arrive as f64, after they were rounded to the type that the product computes in: beside quantised weights that
+//! is `scale * q` for activations, and what the blocks say for weights, so that a block's products, two scales times integers, are exact.
 use crate::elementwise::put;
-use paring_ops::Accum;
+use paring_ops::{Accum, Error, Result, round_block};
+use paring_tensor::{DType, HostBuffer, Tensor, block};
+
+/// Activations rounded to 8 bits in blocks, as f64; a last part of a block, which no product has, is left out.
+pub(crate) fn rounded_to_int8(x: &[f32]) -> Vec<f64> {
+    let block = |x: &[f32; block::LEN]| {
+        let (scale, q) = round_block(x);
+        q.map(|q| f64::from(scale) * f64::from(q))
+    };
+    x.as_chunks().0.iter().flat_map(block).collect()
+}
+
+/// A weight of any type as f64: not rounded to f32 on the way, as `d * q + m` of Q4_1 is.
+pub(crate) fn weight(op: &'static str, w: &Tensor) -> Result<Vec<f64>> {
+    let error = Error::in_op(op);
+    if w.dtype() != DType::Q4_1 {
+        return Ok(HostBuffer::to_f32(w).map_err(error)?.into_iter().map(f64::from).collect());
+    }
+    let bytes = HostBuffer::tensor_bytes(w).map_err(error)?;
+    let exact = |b: &[u8; 20]| {
+        let (d, m, q) = block::parts_q4_1(b);
+        q.map(|q| f64::from(d) * f64::from(q) + f64::from(m))
+    };
+    Ok(bytes.as_chunks().0.iter().flat_map(exact).collect())
+}
 
 /// Sizes of `y = x w^T`: `y` is `[t, n]`, `x` `[t, k]`, `w` `[n, k]`.
 #[derive(Clone, Copy)]

@@ -50,13 +50,13 @@ pub(crate) fn rms_norm_backward(
 }
 
 /// Rotation of each pair `(x_i, x_{i + h/2})` of a head by the angle of its position and of `i` (Su et al., arXiv 2104.09864, equation 34,
-/// with the pairs as Hugging Face's `rotate_half` makes them):
+/// with the pairs as Hugging Face's `rotate_half` makes them), in place:
 ///
-/// - `y_i       = x_i cos - x_{i + h/2} sin`
-/// - `y_{i+h/2} = x_{i + h/2} cos + x_i sin`
+/// - `x_i       = x_i cos - x_{i + h/2} sin`
+/// - `x_{i+h/2} = x_{i + h/2} cos + x_i sin`
 ///
 /// The gradient of a rotation is the rotation back: `inverse` turns by the negative angle.
-pub(crate) fn rope(y: &mut [f32], x: &[f64], table: &[f64], positions: &[u32], cols: usize, h: usize, inverse: bool) {
+pub(crate) fn rope(x: &mut [f32], table: &[f64], positions: &[u32], cols: usize, h: usize, inverse: bool) {
     let half = h / 2;
     for (t, &position) in positions.iter().enumerate() {
         let (cos, sin) = table[position as usize * h..][..h].split_at(half);
@@ -64,9 +64,9 @@ pub(crate) fn rope(y: &mut [f32], x: &[f64], table: &[f64], positions: &[u32], c
             let at = t * cols + head * h;
             for i in 0..half {
                 let s = if inverse { -sin[i] } else { sin[i] };
-                let (a, b) = (x[at + i], x[at + half + i]);
-                y[at + i] = (a * cos[i] - b * s) as f32;
-                y[at + half + i] = (b * cos[i] + a * s) as f32;
+                let (a, b) = (f64::from(x[at + i]), f64::from(x[at + half + i]));
+                x[at + i] = (a * cos[i] - b * s) as f32;
+                x[at + half + i] = (b * cos[i] + a * s) as f32;
             }
         }
     }

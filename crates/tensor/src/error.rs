@@ -42,6 +42,13 @@ pub enum Error {
         /// What was needed.
         want: DType,
     },
+    /// A row, or where a view of rows begins or ends, is not a whole number of the type's blocks.
+    Blocks {
+        /// The type.
+        dtype: DType,
+        /// Elements.
+        elements: usize,
+    },
     /// The buffer belongs to another backend.
     ForeignBuffer,
     /// The buffer is shared, so nobody may write to it.
@@ -61,6 +68,10 @@ impl fmt::Display for Error {
             Error::Length { got, want } => write!(f, "{got} values for a shape of {want} elements"),
             Error::Rows { start, end, shape } => write!(f, "rows {start}..{end} of a tensor of shape {shape}"),
             Error::DType { got, want } => write!(f, "element type {got}, expected {want}"),
+            Error::Blocks { dtype, elements } => {
+                let (block, _) = dtype.block();
+                write!(f, "{elements} elements in a row of {dtype}, expected a multiple of {block}")
+            }
             Error::ForeignBuffer => write!(f, "the tensor's buffer belongs to another backend"),
             Error::Aliased => write!(f, "the output tensor is shared and cannot be written"),
             Error::OutOfMemory { bytes } => write!(f, "cannot allocate {bytes} bytes"),

@@ -1,18 +1,57 @@
-//! Host memory for tensors: aligned to a cache line, zeroed, owned; shared by every backend that computes on the host.
-use crate::{Buffer, DType, Error, Result, Shape, Tensor, from_f32, to_f32};
+//! Host memory for tensors: aligned to a cache line, initialised, owned; shared by every backend that computes on the host.
+use crate::{Buffer, DType, Error, Result, Shape, Tensor, from_f32, pool::Shelf, to_f32};
 use half::{bf16, f16};
-use std::any::Any;
+use std::{any::Any, fmt, sync::Weak};
 
-/// One cache line. A `Vec` of these is aligned memory without `unsafe`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// A cache line: what buffers are aligned to, and of how many bytes they are a multiple.
+const LINE: usize = 64;
+
+/// Initialised memory, a whole number of cache lines.
+pub(crate) struct Block {
+    bytes: Vec<u8>,
+    /// Of the first line in `bytes`.
+    start: usize,
+}
+
+// No `unsafe` here: alignment is a matter of where in a longer vector the block starts, and bytemuck checks every cast. A vector of aligned
+// lines would do as well, but the allocator zeroes those by hand, where it gets bytes from the system as pages that are zero already.
+impl Block {
+    /// The capacity of a block for `len` bytes; `None` when there is no such number.
+    pub(crate) fn capacity_for(len: usize) -> Option<usize> {
+        len.checked_next_multiple_of(LINE)
+    }
+
+    /// Zeroed memory; `None` when the allocator refuses.
+    pub(crate) fn zeroed(capacity: usize) -> Option<Block> {
+        let bytes: Vec<u8> = bytemuck::allocation::try_zeroed_vec(capacity.checked_add(LINE - 1)?).ok()?;
+        let start = (bytes.as_ptr() as usize).wrapping_neg() % LINE;
+        Some(Block { bytes, start })
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.len().saturating_sub(LINE - 1)
+    }
+}
 
 /// Bytes in host memory, aligned to 64.
-#[derive(Debug)]
 pub struct HostBuffer {
-    lines: Vec<Line>,
+    block: Block,
     len: usize,
+    /// The pool that gets the block when this is dropped.
+    home: Weak<Shelf>,
+}
+
+impl fmt::Debug for HostBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostBuffer({} bytes)", self.len)
+    }
+}
+
+impl Drop for HostBuffer {
+    fn drop(&mut self) {
+        let nothing = Block { bytes: Vec::new(), start: 0 };
+        Shelf::put_back(&self.home, std::mem::replace(&mut self.block, nothing));
+    }
 }
 
 /// A Rust type that is the element type of some tensors.
@@ -30,35 +69,30 @@ impl Element for f16 {
     const DTYPE: DType = DType::F16;
 }
 
-// No `unsafe` here: `Line` is plain bytes, and bytemuck checks size and alignment of each cast.
 impl HostBuffer {
     /// Zeroed memory of `len` bytes.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] when the allocator refuses.
     pub fn zeroed(len: usize) -> Result<Self> {
-        let count = len.div_ceil(64);
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { bytes: len })?;
-        lines.resize(count, Line([0; 64]));
-        Ok(HostBuffer { lines, len })
+        let block = Block::capacity_for(len).and_then(Block::zeroed).ok_or(Error::OutOfMemory { bytes: len })?;
+        Ok(HostBuffer { block, len, home: Weak::new() })
+    }
+
+    /// `len` bytes of a block that returns to `home`.
+    pub(crate) fn lent(block: Block, len: usize, home: Weak<Shelf>) -> Self {
+        debug_assert!(len <= block.capacity());
+        HostBuffer { block, len, home }
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        // `Line` is `[u8; 64]`, so flattening keeps the alignment of the allocation.
-        let (head, _) = self.lines_as_bytes().split_at(self.len);
-        head
+        &self.block.bytes[self.block.start..][..self.len]
     }
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = self.len;
-        &mut bytemuck::cast_slice_mut::<Line, u8>(&mut self.lines)[..len]
-    }
-
-    fn lines_as_bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.lines)
+        &mut self.block.bytes[self.block.start..][..self.len]
     }
 
     /// A zeroed tensor in host memory.
@@ -71,7 +105,7 @@ impl HostBuffer {
         Error: From<S::Error>,
     {
         let shape = shape.try_into()?;
-        Tensor::new(std::sync::Arc::new(HostBuffer::zeroed(shape.elements() * dtype.size())?), dtype, shape)
+        Tensor::new(std::sync::Arc::new(HostBuffer::zeroed(dtype.bytes_of(shape)?)?), dtype, shape)
     }
 
     /// A tensor in host memory with `values` rounded to `dtype`.
@@ -84,15 +118,26 @@ impl HostBuffer {
         Error: From<S::Error>,
     {
         let shape = shape.try_into()?;
+        HostBuffer::zeroed(dtype.bytes_of(shape)?)?.into_tensor(values, dtype, shape)
+    }
+
+    /// A tensor in this memory with `values` rounded to `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when the number of values is not the shape's, or when this memory is not the shape's size.
+    pub fn into_tensor(mut self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {
         if values.len() != shape.elements() {
             return Err(Error::Length { got: values.len(), want: shape.elements() });
         }
-        let mut buffer = HostBuffer::zeroed(shape.elements() * dtype.size())?;
-        match dtype {
-            DType::F32 => buffer.bytes_mut().copy_from_slice(bytemuck::cast_slice(values)),
-            _ => buffer.bytes_mut().copy_from_slice(&from_f32(values, dtype)),
+        let (got, want) = (self.len, dtype.bytes_of(shape)?);
+        if got != want {
+            return Err(Error::Length { got, want });
         }
-        Tensor::new(std::sync::Arc::new(buffer), dtype, shape)
+        match dtype {
+            DType::F32 => self.bytes_mut().copy_from_slice(bytemuck::cast_slice(values)),
+            _ => self.bytes_mut().copy_from_slice(&from_f32(values, dtype)),
+        }
+        Tensor::new(std::sync::Arc::new(self), dtype, shape)
     }
 
     /// The tensor's values as f32.
@@ -116,6 +161,17 @@ impl HostBuffer {
         Ok(&buffer.bytes()[tensor.byte_range()])
     }
 
+    /// The bytes of a tensor in host memory, to write.
+    ///
+    /// # Errors
+    /// [`Error::ForeignBuffer`], or [`Error::Aliased`] when the buffer is shared.
+    pub fn tensor_bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8]> {
+        let range = tensor.byte_range();
+        let any: &mut dyn Any = tensor.buffer_mut()?;
+        let buffer = any.downcast_mut::<HostBuffer>().ok_or(Error::ForeignBuffer)?;
+        Ok(&mut buffer.bytes_mut()[range])
+    }
+
     /// The elements of a tensor in host memory.
     ///
     /// # Errors
@@ -135,10 +191,7 @@ impl HostBuffer {
         if tensor.dtype() != E::DTYPE {
             return Err(Error::DType { got: tensor.dtype(), want: E::DTYPE });
         }
-        let range = tensor.byte_range();
-        let any: &mut dyn Any = tensor.buffer_mut()?;
-        let buffer = any.downcast_mut::<HostBuffer>().ok_or(Error::ForeignBuffer)?;
-        Ok(bytemuck::cast_slice_mut(&mut buffer.bytes_mut()[range]))
+        Ok(bytemuck::cast_slice_mut(HostBuffer::tensor_bytes_mut(tensor)?))
     }
 }
 

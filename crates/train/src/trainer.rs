@@ -81,7 +81,7 @@ impl<'b> Trainer<'b> {
             let master = if dtype == DType::F32 { None } else { Some(backend.upload(&values, DType::F32, shape)) };
             masters.push(master.transpose().map_err(own)?);
             weights.push(backend.upload(&values, dtype, shape).map_err(own)?);
-            let moment = || backend.alloc(DType::F32, shape);
+            let moment = || backend.zeros(DType::F32, shape);
             moments.push((moment().map_err(own)?, moment().map_err(own)?));
         }
         let model = Model::from_tensors(arch, backend, weights).map_err(Error::from)?;

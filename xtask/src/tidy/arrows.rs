@@ -52,11 +52,10 @@ const MAY_NAME_BACKENDS: [&str; 2] = ["cli", "conformance"];
 const ONLY_DEV: [&str; 1] = ["conformance"];
 
 /// Packages of others that one crate alone may use, and why.
-const RESERVED: [(&str, &str, &str); 4] = [
+const RESERVED: [(&str, &str, &str); 3] = [
     ("cudarc", "cuda", "launching is the business of one crate"),
     ("memmap2", "checkpoint", "maps are unsafe and read in one place"),
     ("tokenizers", "text", "it can panic and is fenced in one place"),
-    ("rayon", "cpu", "threads never split a sum, which is proved in one place"),
 ];
 
 /// Where a crate stands in the table: the order of building.

@@ -1,13 +1,12 @@
 //! One GGUF file.
 use super::{
-    block::{self, dequantize_q4_0, dequantize_q4_1, dequantize_q8_0},
     header::{self, Header, Item},
     value::{Array, Value},
 };
 use crate::{
-    Error, Limits, Result, StorageType, TensorInfo, TensorSource,
+    Error, Limits, Result, TensorInfo, TensorSource,
     map::Map,
-    source::{copied, floats, room},
+    source::{copied, floats},
 };
 use paring_tensor::{DType, HostBuffer, Tensor};
 use std::path::Path;
@@ -198,17 +197,11 @@ impl TensorSource for Gguf {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let (item, bytes) = self.item(name)?;
-        let values = match item.storage {
-            StorageType::Q8_0 => Some(blocks(bytes, dequantize_q8_0)),
-            StorageType::Q4_0 => Some(blocks(bytes, dequantize_q4_0)),
-            StorageType::Q4_1 => Some(blocks(bytes, dequantize_q4_1)),
-            other => floats(bytes, other),
-        };
         let not_read = || {
             let (path, tensor, got) = (self.path().into(), name.into(), item.storage.to_string());
             Error::Storage { path, tensor, got, want: READABLE.into() }
         };
-        let values = values.ok_or_else(not_read)?;
+        let values = floats(bytes, item.storage).ok_or_else(not_read)?;
         values.map_err(|source| Error::Tensor { path: self.path().into(), tensor: name.into(), source })
     }
 
@@ -221,17 +214,4 @@ impl TensorSource for Gguf {
         };
         tensor.map_err(|source| Error::Tensor { path: self.path().into(), tensor: name.into(), source })
     }
-}
-
-/// Blocks of `N` bytes as numbers.
-fn blocks<const N: usize>(
-    bytes: &[u8],
-    dequantize: fn(&[u8; N]) -> [f32; block::LEN],
-) -> std::result::Result<Vec<f32>, paring_tensor::Error> {
-    let blocks = bytes.as_chunks().0;
-    let mut out = room(blocks.len() * block::LEN)?;
-    for block in blocks {
-        out.extend_from_slice(&dequantize(block));
-    }
-    Ok(out)
 }

@@ -4,8 +4,6 @@
 //! value); a description of each tensor (name, number of dimensions, dimensions from the innermost out, type, offset); padding to the
 //! alignment; the tensors, each at an aligned offset from here. See
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
-pub mod block; // the numbers in ggml's blocks
-
 mod file; // one file
 mod header; // everything before the data, and its checks
 mod types; // ggml's types and their sizes
@@ -13,6 +11,7 @@ mod value; // metadata
 mod write; // one file, streamed
 
 pub use file::Gguf;
+pub use paring_tensor::block; // the numbers in ggml's blocks
 pub use value::{Array, Strings, Value};
 pub use write::GgufWriter;
 

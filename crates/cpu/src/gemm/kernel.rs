@@ -1,4 +1,7 @@
 //! Micro-kernels: a tile of C in registers, one column of A times one row of B after the other.
+//!
+//! Operands are packed in units of 32 bits: an f32, or two bf16 that are neighbours along the inner dimension, for the instruction that
+//! multiplies such pairs. A kernel does not care which until it multiplies.
 #![allow(
     unsafe_code,
     reason = "vector loads and stores through pointers; lengths are asserted where slices become pointers"
@@ -6,8 +9,17 @@
 use super::Out;
 use crate::isa::Isa;
 
-/// `C[mr][nr] (+)= sum_k a[k][mr] b[k][nr]`; arguments: k, a, b, c, row stride of c, add.
+/// `C[mr][nr] (+)= sum_k a[k][mr] b[k][nr]`; arguments: k in units, a, b, c, row stride of c, add.
 type TileFn = unsafe fn(usize, *const f32, *const f32, *mut f32, usize, bool);
+
+/// What a unit of a packed operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// One f32.
+    F32,
+    /// Two bf16, the lower half first along the inner dimension.
+    Pair,
+}
 
 /// A micro-kernel and the tile it makes.
 #[derive(Clone, Copy)]
@@ -16,6 +28,8 @@ pub(crate) struct Kernel {
     pub(crate) mr: usize,
     /// Columns of a tile.
     pub(crate) nr: usize,
+    /// What the packed operands consist of.
+    pub(crate) unit: Unit,
     run: TileFn,
 }
 
@@ -23,18 +37,20 @@ pub(crate) struct Kernel {
 const MAX_TILE: usize = 14 * 32;
 
 impl Kernel {
-    /// The kernel for `isa`, which the machine has (`Cpu::with_isa` checked).
-    pub(crate) fn of(isa: Isa) -> Kernel {
+    /// The kernel for f32, or for operands that are rounded to bf16, on `isa`, which the machine has (`Cpu::with_isa` checked).
+    pub(crate) fn of(isa: Isa, bf16: bool) -> Kernel {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Kernel { mr: 14, nr: 32, run: avx512_14x32 },
+            Isa::Avx512Bf16 if bf16 => Kernel { mr: 14, nr: 32, unit: Unit::Pair, run: avx512_bf16_14x32 },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Kernel { mr: 6, nr: 16, run: avx2_6x16 },
-            _ => Kernel { mr: 4, nr: 8, run: portable_4x8 },
+            isa if isa.has_avx512() => Kernel { mr: 14, nr: 32, unit: Unit::F32, run: avx512_14x32 },
+            #[cfg(target_arch = "x86_64")]
+            isa if Isa::Avx2 <= isa => Kernel { mr: 6, nr: 16, unit: Unit::F32, run: avx2_6x16 },
+            _ => Kernel { mr: 4, nr: 8, unit: Unit::F32, run: portable_4x8 },
         }
     }
 
-    /// Multiplies two slivers into the tile of `rows` x `columns` at `(i, j)` of `out`.
+    /// Multiplies two slivers of `k` units into the tile of `rows` x `columns` at `(i, j)` of `out`.
     ///
     /// The caller owns that tile: no other thread writes it, and it lies inside `out`.
     pub(super) fn tile(
@@ -78,19 +94,35 @@ unsafe fn portable_4x8(k: usize, a: *const f32, b: *const f32, c: *mut f32, ld: 
     let (a, b) = unsafe { (std::slice::from_raw_parts(a, 4 * k), std::slice::from_raw_parts(b, 8 * k)) };
     let mut acc = [[0.0f32; 8]; 4];
     for (a, b) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<8>().0) {
-        for i in 0..4 {
-            for j in 0..8 {
-                acc[i][j] += a[i] * b[j];
+        for (acc, a) in acc.iter_mut().zip(a) {
+            for (acc, b) in acc.iter_mut().zip(b) {
+                *acc += a * b;
             }
         }
     }
-    for (i, row) in acc.iter().enumerate() {
-        // SAFETY: row i of the tile, by contract.
-        let target = unsafe { std::slice::from_raw_parts_mut(c.add(i * ld), 8) };
-        for (t, v) in target.iter_mut().zip(row) {
-            *t = if add { *t + v } else { *v };
+    for (i, acc) in acc.iter().enumerate() {
+        // SAFETY: row i of the tile.
+        let row = unsafe { std::slice::from_raw_parts_mut(c.add(i * ld), 8) };
+        for (c, v) in row.iter_mut().zip(acc) {
+            *c = if add { *c + v } else { *v };
         }
     }
+}
+
+/// Adds a tile of accumulators to C, or stores it. One macro for all vector widths: the loads, sums and stores differ in name only.
+#[cfg(target_arch = "x86_64")]
+macro_rules! store_tile {
+    ($acc:ident, $c:ident, $ld:ident, $add:ident, $lanes:literal, $load:ident, $sum:ident, $store:ident) => {
+        for (i, acc) in $acc.iter().enumerate() {
+            for (j, &acc) in acc.iter().enumerate() {
+                // SAFETY: vector j of row i of the tile, by the kernel's contract.
+                unsafe {
+                    let c = $c.add(i * $ld + j * $lanes);
+                    $store(c, if $add { $sum($load(c), acc) } else { acc });
+                }
+            }
+        }
+    };
 }
 
 /// 12 accumulators, 2 rows of B and 1 broadcast of A fit the 16 registers.
@@ -102,6 +134,10 @@ unsafe fn portable_4x8(k: usize, a: *const f32, b: *const f32, c: *mut f32, ld: 
 unsafe fn avx2_6x16(k: usize, mut a: *const f32, mut b: *const f32, c: *mut f32, ld: usize, add: bool) {
     use std::arch::x86_64::*;
     let mut acc = [[_mm256_setzero_ps(); 2]; 6];
+    for i in 0..6 {
+        // C is needed at the end: it is on its way meanwhile. A prefetch has no obligations.
+        _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * ld).cast());
+    }
     for _ in 0..k {
         // SAFETY: k steps of 6 and 16 values, by contract.
         unsafe {
@@ -114,51 +150,56 @@ unsafe fn avx2_6x16(k: usize, mut a: *const f32, mut b: *const f32, c: *mut f32,
             (a, b) = (a.add(6), b.add(16));
         }
     }
-    for (i, acc) in acc.iter().enumerate() {
-        // SAFETY: row i of the tile, by contract.
-        unsafe {
-            let c = c.add(i * ld);
-            let (mut c0, mut c1) = (acc[0], acc[1]);
-            if add {
-                (c0, c1) = (_mm256_add_ps(_mm256_loadu_ps(c), c0), _mm256_add_ps(_mm256_loadu_ps(c.add(8)), c1));
-            }
-            _mm256_storeu_ps(c, c0);
-            _mm256_storeu_ps(c.add(8), c1);
-        }
-    }
+    store_tile!(acc, c, ld, add, 8, _mm256_loadu_ps, _mm256_add_ps, _mm256_storeu_ps);
 }
 
-/// 28 accumulators, 2 rows of B and 1 broadcast of A fit the 32 registers.
+/// The body of both AVX-512 kernels; `$step` makes the new accumulator of (accumulator, a, b).
 ///
+/// 28 accumulators, 2 rows of B and 1 broadcast of A fit the 32 registers.
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx512_tile {
+    ($k:ident, $a:ident, $b:ident, $c:ident, $ld:ident, $add:ident, $step:expr) => {
+        use std::arch::x86_64::*;
+        let mut acc = [[_mm512_setzero_ps(); 2]; 14];
+        for i in 0..14 {
+            _mm_prefetch::<_MM_HINT_T0>($c.wrapping_add(i * $ld).cast());
+            _mm_prefetch::<_MM_HINT_T0>($c.wrapping_add(i * $ld + 16).cast());
+        }
+        for _ in 0..$k {
+            // SAFETY: k steps of 14 and 32 units, by contract.
+            unsafe {
+                let (b0, b1) = (_mm512_loadu_ps($b), _mm512_loadu_ps($b.add(16)));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let ai = _mm512_set1_ps(*$a.add(i));
+                    acc[0] = $step(acc[0], ai, b0);
+                    acc[1] = $step(acc[1], ai, b1);
+                }
+                ($a, $b) = ($a.add(14), $b.add(32));
+            }
+        }
+        store_tile!(acc, $c, $ld, $add, 16, _mm512_loadu_ps, _mm512_add_ps, _mm512_storeu_ps);
+    };
+}
+
 /// # Safety
 /// The machine has AVX-512F. `a` holds `14 k` values, `b` `32 k`; `c` is a 14 x 32 tile with row stride `ld`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn avx512_14x32(k: usize, mut a: *const f32, mut b: *const f32, c: *mut f32, ld: usize, add: bool) {
-    use std::arch::x86_64::*;
-    let mut acc = [[_mm512_setzero_ps(); 2]; 14];
-    for _ in 0..k {
-        // SAFETY: k steps of 14 and 32 values, by contract.
-        unsafe {
-            let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let ai = _mm512_set1_ps(*a.add(i));
-                acc[0] = _mm512_fmadd_ps(ai, b0, acc[0]);
-                acc[1] = _mm512_fmadd_ps(ai, b1, acc[1]);
-            }
-            (a, b) = (a.add(14), b.add(32));
-        }
-    }
-    for (i, acc) in acc.iter().enumerate() {
-        // SAFETY: row i of the tile, by contract.
-        unsafe {
-            let c = c.add(i * ld);
-            let (mut c0, mut c1) = (acc[0], acc[1]);
-            if add {
-                (c0, c1) = (_mm512_add_ps(_mm512_loadu_ps(c), c0), _mm512_add_ps(_mm512_loadu_ps(c.add(16)), c1));
-            }
-            _mm512_storeu_ps(c, c0);
-            _mm512_storeu_ps(c.add(16), c1);
-        }
-    }
+    avx512_tile!(k, a, b, c, ld, add, |acc, a, b| _mm512_fmadd_ps(a, b, acc));
+}
+
+/// Denormal bf16 count as zero, and sums are rounded after every pair: what the instruction does.
+///
+/// # Safety
+/// The machine has AVX-512F and AVX512-BF16. `a` holds `14 k` pairs of bf16, `b` `32 k`; `c` is a 14 x 32 tile with row stride `ld`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn avx512_bf16_14x32(k: usize, mut a: *const f32, mut b: *const f32, c: *mut f32, ld: usize, add: bool) {
+    // SAFETY of the casts: both types are 64 bytes of any content.
+    avx512_tile!(k, a, b, c, ld, add, |acc, a, b| _mm512_dpbf16_ps(
+        acc,
+        std::mem::transmute::<__m512, __m512bh>(a),
+        std::mem::transmute::<__m512, __m512bh>(b)
+    ));
 }

@@ -1,28 +1,33 @@
 //! Blocked, packed matrix products: `C (+)= A B` with any strides, after Goto and van de Geijn, "Anatomy of high-performance matrix
-//! multiplication", ACM TOMS 34(3), 2008.
+//! multiplication", ACM TOMS 34(3), 2008; products with few rows go another way, see [`dots`].
 //!
-//! Columns of C are cut into blocks of NC, the inner dimension into blocks of KC, rows into blocks of MC. A block of B (KC x NC) is
-//! packed once and read by all threads, a block of A (MC x KC) is packed by the thread that needs it, and a micro-kernel multiplies
-//! slivers of them into a tile of C that stays in registers. Packing also converts: bf16 becomes f32, and f32 is rounded to bf16 when
-//! the product computes in bf16.
+//! The operand with fewer rows (A's) or columns (B's) is packed whole by all threads. Then threads take parts of the other dimension: a
+//! task packs its part of the other operand into memory of its own, which stays in the second-level cache, and a micro-kernel multiplies
+//! panels of both into a tile of C that stays in registers. The inner dimension is cut into equal blocks only where a panel would leave
+//! the first-level cache: C then is read and written once for each.
 //!
 //! Threads take tiles of C, never parts of the inner dimension, and the blocks of the inner dimension are the same for every partition:
 //! the result does not depend on the number of threads.
 
+mod dots; // few rows, nothing packed
 mod kernel; // micro-kernels
-mod pack; // operands into slivers
+mod pack; // operands into panels
+mod scratch; // aligned memory of every thread
 
-use crate::isa::Isa;
+use crate::{isa::Isa, pool::Threads};
+pub(crate) use dots::{dots, few_rows};
 use kernel::Kernel;
 pub(crate) use pack::{Mat, round_bf16};
-use rayon::prelude::*;
+pub(crate) use scratch::with_scratch;
 
-/// Inner dimension of a block: a sliver of A and one of B stay in the first-level cache.
-const KC: usize = 256;
-/// Rows of a block of A, rounded to the kernel's: MC x KC x 4 bytes stay in the second-level cache.
-const MC: usize = 120;
-/// Columns of a block of B.
-const NC: usize = 2048;
+/// Units of the inner dimension that are multiplied at a time: a panel of A of this length stays in the first-level cache.
+const KC: usize = 768;
+/// Bytes of the shared operand that are packed at a time: a part of the last-level cache.
+const SHARED_BYTES: usize = 8 << 20;
+/// Panels of its own operand that a task packs at most.
+const OWN_PANELS: usize = 8;
+/// Tasks for every thread: enough that a core that is taken away does not hold up the others for long.
+const TASKS_PER_THREAD: usize = 8;
 
 /// Where a product goes: rows of `ld` values, of which the first columns are written.
 #[derive(Clone, Copy)]
@@ -63,11 +68,55 @@ impl Out {
     }
 }
 
-/// `c (+)= a b` with `a` `[m, k]`, `b` `[k, n]`, `c` `[m, n]` row-major without gaps. Uses all threads of the current rayon pool.
+/// The inner dimension in blocks: of equal length but the last, and of a whole number of units.
+#[derive(Clone, Copy)]
+struct Blocks {
+    k: usize,
+    /// Elements of a block.
+    len: usize,
+}
+
+impl Blocks {
+    fn of(k: usize, kernel: &Kernel) -> Blocks {
+        let most = KC * kernel.unit.elements();
+        // A multiple of sixteen keeps packing in whole vectors.
+        Blocks { k, len: k.div_ceil(k.div_ceil(most)).next_multiple_of(16) }
+    }
+
+    fn each(self, kernel: &Kernel) -> impl Iterator<Item = Block> + use<> {
+        let unit = kernel.unit;
+        (0..self.k.div_ceil(self.len)).map(move |i| {
+            let (k0, kb) = (i * self.len, self.len.min(self.k - i * self.len));
+            Block { k0, kb, units: unit.units(kb) }
+        })
+    }
+}
+
+/// A piece of the inner dimension.
+struct Block {
+    /// First element.
+    k0: usize,
+    /// Elements.
+    kb: usize,
+    /// Units of the kernel.
+    units: usize,
+}
+
+/// `c (+)= a b` with `a` `[m, k]`, `b` `[k, n]`, `c` `[m, n]` row-major without gaps.
 ///
 /// # Panics
 /// If an operand is smaller than the sizes say.
-pub(crate) fn gemm(isa: Isa, c: &mut [f32], add: bool, m: usize, n: usize, k: usize, a: Mat<'_>, b: Mat<'_>) {
+pub(crate) fn gemm(
+    isa: Isa,
+    threads: &Threads,
+    c: &mut [f32],
+    add: bool,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Mat<'_>,
+    b: Mat<'_>,
+) {
     assert!(c.len() == m * n && a.covers(m, k) && b.covers(k, n), "operands are smaller than the product");
     if m == 0 || n == 0 {
         return;
@@ -78,105 +127,86 @@ pub(crate) fn gemm(isa: Isa, c: &mut [f32], add: bool, m: usize, n: usize, k: us
         }
         return;
     }
-    let kernel = Kernel::of(isa);
+    let kernel = Kernel::of(isa, a.is_bf16() && b.is_bf16());
+    let Kernel { mr, nr, unit, .. } = kernel;
     let out = Out::new(c, n);
-    let (mc, nc) = (MC.next_multiple_of(kernel.mr), NC.next_multiple_of(kernel.nr));
-    let mut b_pack = vec![0.0f32; KC * nc.min(n.next_multiple_of(kernel.nr))];
-    // Few rows leave few row blocks: then columns are shared out as well.
-    let threads = rayon::current_num_threads();
-    for j0 in (0..n).step_by(nc) {
-        let nb = nc.min(n - j0);
-        for k0 in (0..k).step_by(KC) {
-            let kb = KC.min(k - k0);
-            b_pack[..kb * nb.next_multiple_of(kernel.nr)].par_chunks_mut(kb * kernel.nr).enumerate().for_each(
-                |(i, sliver)| {
-                    b.pack_columns(sliver, k0, kb, j0 + i * kernel.nr, kernel.nr.min(nb - i * kernel.nr), kernel.nr)
-                },
-            );
-            let row_blocks = m.div_ceil(mc);
-            let n_slivers = nb.div_ceil(kernel.nr);
-            let column_parts = (4 * threads).div_ceil(row_blocks).clamp(1, n_slivers.div_ceil(4));
-            let per_part = n_slivers.div_ceil(column_parts);
-            let (b_pack, out) = (&b_pack, &out);
-            (0..row_blocks * column_parts).into_par_iter().for_each_init(
-                || vec![0.0f32; mc * KC],
-                |a_pack, task| {
-                    let (i0, part) = ((task / column_parts) * mc, task % column_parts);
-                    let mb = mc.min(m - i0);
-                    for (i, sliver) in
-                        a_pack[..mb.next_multiple_of(kernel.mr) * kb].chunks_mut(kb * kernel.mr).enumerate()
-                    {
-                        a.pack_rows(sliver, k0, kb, i0 + i * kernel.mr, kernel.mr.min(mb - i * kernel.mr), kernel.mr);
-                    }
-                    let slivers = part * per_part..n_slivers.min((part + 1) * per_part);
-                    for s in slivers {
-                        let b_sliver = &b_pack[s * kb * kernel.nr..][..kb * kernel.nr];
-                        let j = j0 + s * kernel.nr;
-                        let columns = kernel.nr.min(nb - s * kernel.nr);
-                        for (i, a_sliver) in
-                            a_pack[..mb.next_multiple_of(kernel.mr) * kb].chunks(kb * kernel.mr).enumerate()
-                        {
-                            let rows = kernel.mr.min(mb - i * kernel.mr);
-                            // The tile starts at row `i0 + i * mr`, column `j`, and `rows`, `columns` end inside C.
-                            kernel.tile(
-                                out,
-                                i0 + i * kernel.mr,
-                                j,
-                                rows,
-                                columns,
-                                kb,
-                                a_sliver,
-                                b_sliver,
-                                add || 0 < k0,
+    let blocks = Blocks::of(k, &kernel);
+    let (row_panels, column_panels) = (m.div_ceil(mr), n.div_ceil(nr));
+    // Which operand all threads share: the smaller one. The other is cut into parts of whole panels.
+    let share_a = m <= n;
+    let (shared_panels, shared_width, own_panels, own_width) =
+        if share_a { (row_panels, mr, column_panels, nr) } else { (column_panels, nr, row_panels, mr) };
+    let part = own_panels.div_ceil(TASKS_PER_THREAD * threads.count()).clamp(1, OWN_PANELS);
+    let pack_shared = |out: &mut [f32], block: &Block, panel: usize, count: usize| {
+        if share_a {
+            a.pack_rows(isa, unit, out, block.k0, block.kb, panel * mr, (count * mr).min(m - panel * mr), mr);
+        } else {
+            b.pack_columns(isa, unit, out, block.k0, block.kb, panel * nr, (count * nr).min(n - panel * nr), nr);
+        }
+    };
+    let shared_rows = shared_panels * shared_width;
+    // A long inner dimension is taken in groups of blocks, so that what is shared stays in the last-level cache.
+    let all: Vec<Block> = blocks.each(&kernel).collect();
+    let per_group = (SHARED_BYTES / (4 * shared_rows * unit.units(blocks.len))).clamp(1, all.len());
+    for group in all.chunks(per_group) {
+        let units: usize = group.iter().map(|b| b.units).sum();
+        with_scratch(0, shared_rows * units, |shared| {
+            // Block after block, in each panel after panel: a panel of a block is one run.
+            let mut rest = &mut *shared;
+            for block in group {
+                let (out, behind) = rest.split_at_mut(shared_rows * block.units);
+                rest = behind;
+                let panels = shared_panels.div_ceil(TASKS_PER_THREAD * threads.count()).max(1);
+                threads.pieces(panels * shared_width * block.units, out, |i, out| {
+                    pack_shared(out, block, i * panels, panels.min(shared_panels - i * panels));
+                });
+            }
+            let shared = &*shared;
+            threads.for_each(own_panels.div_ceil(part), |task| {
+                let first = task * part;
+                let count = part.min(own_panels - first);
+                with_scratch(1, count * own_width * unit.units(blocks.len), |own| {
+                    let mut at = 0;
+                    for block in group {
+                        let shared = &shared[at..][..shared_rows * block.units];
+                        at += shared.len();
+                        let (ub, add) = (block.units, add || 0 < block.k0);
+                        if share_a {
+                            b.pack_columns(
+                                isa,
+                                unit,
+                                own,
+                                block.k0,
+                                block.kb,
+                                first * nr,
+                                (count * nr).min(n - first * nr),
+                                nr,
+                            );
+                        } else {
+                            a.pack_rows(
+                                isa,
+                                unit,
+                                own,
+                                block.k0,
+                                block.kb,
+                                first * mr,
+                                (count * mr).min(m - first * mr),
+                                mr,
                             );
                         }
+                        let (a_panels, b_panels) = if share_a { (shared, &*own) } else { (&*own, shared) };
+                        let (a_first, a_count) = if share_a { (0, row_panels) } else { (first, count) };
+                        let (b_first, b_count) = if share_a { (first, count) } else { (0, column_panels) };
+                        for (j, b_panel) in b_panels.chunks_exact(ub * nr).take(b_count).enumerate() {
+                            for (i, a_panel) in a_panels.chunks_exact(ub * mr).take(a_count).enumerate() {
+                                let (row, column) = ((a_first + i) * mr, (b_first + j) * nr);
+                                let (rows, columns) = (mr.min(m - row), nr.min(n - column));
+                                kernel.tile(&out, row, column, rows, columns, ub, a_panel, b_panel, add);
+                            }
+                        }
                     }
-                },
-            );
-        }
-    }
-}
-
-/// Scratch memory of [`small`].
-#[derive(Default)]
-pub(crate) struct Scratch {
-    a: Vec<f32>,
-    b: Vec<f32>,
-}
-
-/// `c (+)= a b` by the calling thread alone, for the tiles of attention.
-///
-/// # Panics
-/// If an operand is smaller than the sizes say.
-pub(crate) fn small(
-    isa: Isa,
-    scratch: &mut Scratch,
-    out: Out,
-    add: bool,
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Mat<'_>,
-    b: Mat<'_>,
-) {
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
-    let inside = (m - 1) * out.ld + n <= out.len && n <= out.ld;
-    assert!(inside && a.covers(m, k) && b.covers(k, n), "operands are smaller than the product");
-    let kernel = Kernel::of(isa);
-    scratch.a.resize(m.next_multiple_of(kernel.mr) * k, 0.0);
-    scratch.b.resize(n.next_multiple_of(kernel.nr) * k, 0.0);
-    for (i, sliver) in scratch.a.chunks_mut(k * kernel.mr).enumerate() {
-        a.pack_rows(sliver, 0, k, i * kernel.mr, kernel.mr.min(m - i * kernel.mr), kernel.mr);
-    }
-    for (i, sliver) in scratch.b.chunks_mut(k * kernel.nr).enumerate() {
-        b.pack_columns(sliver, 0, k, i * kernel.nr, kernel.nr.min(n - i * kernel.nr), kernel.nr);
-    }
-    for (j, b_sliver) in scratch.b.chunks(k * kernel.nr).enumerate() {
-        for (i, a_sliver) in scratch.a.chunks(k * kernel.mr).enumerate() {
-            let (rows, columns) = (kernel.mr.min(m - i * kernel.mr), kernel.nr.min(n - j * kernel.nr));
-            kernel.tile(&out, i * kernel.mr, j * kernel.nr, rows, columns, k, a_sliver, b_sliver, add);
-        }
+                });
+            });
+        });
     }
 }

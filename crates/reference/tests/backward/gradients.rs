@@ -7,21 +7,6 @@ use paring_tensor::DType;
 const B: Reference = Reference;
 
 #[test]
-fn swiglu() {
-    let n = 17;
-    let (gate, up, dy) = (grid(n, 1).iter().map(|g| 4.0 * g).collect::<Vec<f32>>(), grid(n, 2), grid(n, 3));
-    let forward = |gate: &[f32], up: &[f32]| {
-        let mut y = rubbish(&[n]);
-        B.swiglu(&mut y, &f32s(gate, &[n]), &f32s(up, &[n])).unwrap();
-        weighted(&values(&y), &dy)
-    };
-    let (mut dgate, mut dup) = (rubbish(&[n]), rubbish(&[n]));
-    B.swiglu_backward(&mut dgate, &mut dup, &f32s(&dy, &[n]), &f32s(&gate, &[n]), &f32s(&up, &[n])).unwrap();
-    assert_gradient("dgate", &values(&dgate), &gate, |gate| forward(gate, &up));
-    assert_gradient("dup", &values(&dup), &up, |up| forward(&gate, up));
-}
-
-#[test]
 fn embed() {
     let (t, v, d) = (5, 4, 3);
     // Token 2 comes three times, token 0 never.
@@ -114,6 +99,26 @@ fn rms_norm() {
 }
 
 #[test]
+fn add_rms_norm() {
+    let (t, d, eps) = (3, 7, 0.1);
+    let (a, b, w) = (grid(t * d, 1), grid(t * d, 2), grid(d, 3));
+    // A loss of both outputs: of the sum, which goes on as the residual stream, and of the norm.
+    let (dy, dsum) = (grid(t * d, 4), grid(t * d, 5));
+    let dims = [t, d];
+    let forward = |a: &[f32], b: &[f32], w: &[f32]| {
+        let (mut sum, mut y, mut rstd) = (rubbish(&dims), rubbish(&dims), rubbish(&[t]));
+        B.add_rms_norm(&mut sum, &mut y, &mut rstd, &f32s(a, &dims), &f32s(b, &dims), &f32s(w, &[d]), eps).unwrap();
+        (weighted(&values(&y), &dy) + weighted(&values(&sum), &dsum), sum, rstd)
+    };
+    let (_, sum, rstd) = forward(&a, &b, &w);
+    let (mut dx, mut dw) = (f32s(&dsum, &dims), f32s(&vec![0.0; d], &[d]));
+    B.rms_norm_backward(&mut dx, Accum::Add, &mut dw, &f32s(&dy, &dims), &sum, &f32s(&w, &[d]), &rstd).unwrap();
+    assert_gradient("da", &values(&dx), &a, |a| forward(a, &b, &w).0);
+    assert_gradient("db", &values(&dx), &b, |b| forward(&a, b, &w).0);
+    assert_gradient("dw", &values(&dw), &w, |w| forward(&a, &b, w).0);
+}
+
+#[test]
 fn rope() {
     let (t, heads, h) = (3, 2, 6);
     let cols = heads * h;
@@ -126,9 +131,9 @@ fn rope() {
     let table = f32s(&(0..5).flat_map(row).collect::<Vec<f32>>(), &[5, h]);
     let (x, dy) = (grid(t * cols, 1), grid(t * cols, 2));
     let turn = |x: &[f32], inverse: bool| {
-        let mut y = rubbish(&[t, cols]);
-        B.rope(&mut y, &f32s(x, &[t, cols]), &table, &positions, inverse).unwrap();
-        values(&y)
+        let mut x = f32s(x, &[t, cols]);
+        B.rope(&mut x, &table, &positions, inverse).unwrap();
+        values(&x)
     };
     assert_gradient("dx", &turn(&dy, true), &x, |x| weighted(&turn(x, false), &dy));
     for (x, back) in x.iter().zip(turn(&turn(&x, false), true)) {
@@ -144,8 +149,14 @@ fn rope() {
 #[test]
 fn attention() {
     let packed = |heads, kv, cu: &[usize]| AttnSpec::packed(heads, kv, 3, cu.to_vec());
+    let windowed = |window, spec| AttnSpec { window: Some(window), ..spec };
+    let capped = |cap, spec| AttnSpec { softcap: Some(cap), scale: 1.0, ..spec };
     // One head; two groups of two with an empty sequence; one group of three in sequences of one token and of four.
-    for spec in [packed(1, 1, &[0, 4]), packed(4, 2, &[0, 3, 3, 5]), packed(3, 1, &[0, 1, 5])] {
+    let plain = [packed(1, 1, &[0, 4]), packed(4, 2, &[0, 3, 3, 5]), packed(3, 1, &[0, 1, 5])];
+    let windows = [windowed(2, packed(4, 2, &[0, 1, 5])), windowed(9, packed(1, 1, &[0, 4]))];
+    // A cap that is felt, alone and within a window.
+    let caps = [capped(2.0, packed(4, 2, &[0, 3, 5])), capped(2.0, windowed(2, packed(2, 1, &[0, 5])))];
+    for spec in plain.into_iter().chain(windows).chain(caps) {
         let t = spec.n_tokens();
         let (q_dims, k_dims) = ([t, spec.q_cols()], [t, spec.kv_cols()]);
         let (q, dy) = (grid(t * spec.q_cols(), 1), grid(t * spec.q_cols(), 4));
@@ -164,6 +175,26 @@ fn attention() {
         assert_gradient(&format!("dq {spec:?}"), &values(&dq), &q, |q| loss(q, &k, &v));
         assert_gradient(&format!("dk {spec:?}"), &values(&dk), &k, |k| loss(&q, k, &v));
         assert_gradient(&format!("dv {spec:?}"), &values(&dv), &v, |v| loss(&q, &k, v));
+    }
+}
+
+/// What Transformers' `sliding_window` and `attn_logit_softcapping` say, written out for one head of width one.
+#[test]
+fn a_window_and_a_soft_cap_are_transformers() {
+    let (q, k, v) = ([0.5f32, -1.0, 2.0, 1.5], [1.0f32, 0.25, -0.5, 2.0], [1.0f32, 2.0, 4.0, 8.0]);
+    let (scale, cap, window) = (2.0, 3.0, 2);
+    let spec = AttnSpec { scale, window: Some(window), softcap: Some(cap), ..AttnSpec::packed(1, 1, 1, vec![0, 4]) };
+    let (mut y, mut lse) = (rubbish(&[4, 1]), rubbish(&[4, 1]));
+    B.attention(&mut y, &mut lse, &f32s(&q, &[4, 1]), &f32s(&k, &[4, 1]), &f32s(&v, &[4, 1]), &spec).unwrap();
+    for (i, y) in values(&y).iter().enumerate() {
+        // `kv_idx <= q_idx` and `q_idx - sliding_window < kv_idx`.
+        let seen = (0..4usize).filter(|&j| j <= i && i < j + window);
+        let weight = |j: usize| {
+            let score = f64::from(q[i] * k[j] * scale) / f64::from(cap);
+            (score.tanh() * f64::from(cap)).exp()
+        };
+        let (sum, total) = seen.fold((0.0, 0.0), |(s, t), j| (s + weight(j) * f64::from(v[j]), t + weight(j)));
+        assert!((f64::from(*y) - sum / total).abs() < 1e-6, "query {i}: {y} against {}", sum / total);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The blocks of Q8_0, Q4_0 and Q4_1: by hand, and that rounding is to the nearest level.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-use paring_checkpoint::gguf::block::*;
+use paring_tensor::block::*;
 use proptest::prelude::*;
 
 /// f16: 1.0, 0.5, -0.25, -1.0, -2.0, -3.0.

@@ -6,7 +6,7 @@
 //! the high halves 16 to 31.
 //!
 //! ```
-//! use paring_checkpoint::gguf::block::{dequantize_q8_0, quantize_q8_0};
+//! use paring_tensor::block::{dequantize_q8_0, quantize_q8_0};
 //! let x: [f32; 32] = std::array::from_fn(|i| i as f32);
 //! let y = dequantize_q8_0(&quantize_q8_0(&x));
 //! // Half a level, and what 127 levels lose by a scale of 11 bits.
@@ -60,8 +60,13 @@ pub fn quantize_q4_0(x: &[f32; LEN]) -> [u8; 18] {
 
 /// `d * q + m`: f16 scale, f16 minimum, 32 halves of bytes.
 pub fn dequantize_q4_1(block: &[u8; 20]) -> [f32; LEN] {
-    let (d, m) = (half_at(block, 0), half_at(block, 2));
-    nibbles(&block[4..]).map(|q| d * f32::from(q) + m)
+    let (d, m, q) = parts_q4_1(block);
+    q.map(|q| d * f32::from(q) + m)
+}
+
+/// `d`, `m` and `q` of a block: for who needs `d * q + m` unrounded.
+pub fn parts_q4_1(block: &[u8; 20]) -> (f32, f32, [u8; LEN]) {
+    (half_at(block, 0), half_at(block, 2), nibbles(&block[4..]))
 }
 
 /// The smallest element becomes 0, the largest 15.
