@@ -6,7 +6,7 @@
 )]
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use paring_cpu::Cpu;
-use paring_ops::{Accum, AttnSpec, Backend, HeadGrads};
+use paring_ops::{Accum, Activation, AttnSpec, Backend, HeadGrads};
 use paring_sampling::rng::Rng;
 use paring_tensor::{DType, Shape, Tensor};
 use std::hint::black_box;
@@ -42,7 +42,7 @@ fn linear(c: &mut Criterion) {
             );
             let mut y = cpu.alloc(DType::F32, dy.shape()).unwrap();
             let mut dx = cpu.alloc(DType::F32, x.shape()).unwrap();
-            let mut dw = cpu.alloc(DType::F32, w.shape()).unwrap();
+            let mut dw = cpu.zeros(DType::F32, w.shape()).unwrap();
             group.throughput(flops(2 * t * n * k));
             group.bench_function(format!("{name} forward {dtype}"), |b| {
                 b.iter(|| cpu.linear(&mut y, black_box(&x), &w).unwrap())
@@ -94,7 +94,7 @@ fn head(c: &mut Criterion) {
     let [x, tx] = [1, 2].map(|i| tensor(&cpu, i, DType::F32, [t, d]));
     let [w, tw] = [3, 4].map(|i| tensor(&cpu, i, DType::BF16, [v, d]));
     let mut dx = cpu.alloc(DType::F32, x.shape()).unwrap();
-    let mut dw = cpu.alloc(DType::F32, w.shape()).unwrap();
+    let mut dw = cpu.zeros(DType::F32, w.shape()).unwrap();
     let mut group = c.benchmark_group("head (tokens/s)");
     group.throughput(Throughput::Elements(t as u64));
     group.sample_size(10);
@@ -115,15 +115,15 @@ fn rows(c: &mut Criterion) {
     let (cpu, (t, _)) = (Cpu::new(None).unwrap(), scale());
     let [x, up] = [1, 2].map(|i| tensor(&cpu, i, DType::F32, [t, 1536]));
     let w = tensor(&cpu, 3, DType::F32, [1, 1536]);
-    let [mut y, mut other] = [0; 2].map(|_| cpu.alloc(DType::F32, x.shape()).unwrap());
+    let [mut y, mut other] = [0; 2].map(|_| cpu.zeros(DType::F32, x.shape()).unwrap());
     let mut rstd = cpu.alloc(DType::F32, Shape::new(&[t, 1]).unwrap()).unwrap();
     let mut group = c.benchmark_group("rows (bytes/s)");
     group.throughput(Throughput::Bytes((3 * 4 * t * 1536) as u64));
-    group.bench_function("swiglu", |b| b.iter(|| cpu.swiglu(&mut y, black_box(&x), &up).unwrap()));
+    group.bench_function("swiglu", |b| b.iter(|| cpu.gated(&mut y, Activation::Silu, black_box(&x), &up).unwrap()));
     group.throughput(Throughput::Bytes((2 * 4 * t * 1536) as u64));
     group.bench_function("rms_norm", |b| b.iter(|| cpu.rms_norm(&mut y, &mut rstd, black_box(&x), &w, 1e-5).unwrap()));
     group.throughput(Throughput::Bytes((7 * 4 * t * 1536) as u64));
-    let (mut m, mut v) = (cpu.alloc(DType::F32, x.shape()).unwrap(), cpu.alloc(DType::F32, x.shape()).unwrap());
+    let (mut m, mut v) = (cpu.zeros(DType::F32, x.shape()).unwrap(), cpu.zeros(DType::F32, x.shape()).unwrap());
     let step = paring_optim::AdamW::default().step(1e-4, 1);
     group.bench_function("adamw", |b| {
         b.iter(|| cpu.adamw(&mut other, &mut m, &mut v, None, black_box(&x), &step).unwrap())

@@ -1,21 +1,20 @@
-//! `cargo xtask bench`: the criterion benches, and where their figures go.
+//! `cargo xtask bench`: this project beside its peers and beside the machine's limits.
+//!
+//! The program that does it is an example of `benches`, because this crate may depend on none of the project's.
 use crate::{
-    error::Result,
-    project::{cargo, root, run as run_command},
+    compress::build,
+    error::{Error, Result},
+    project::shown,
 };
-use std::ffi::OsString;
+use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 
-/// Runs the benches.
+/// Builds the program in release mode and becomes it, with `args`.
 ///
 /// # Errors
-/// Those of cargo.
+/// When the build fails or the program cannot be started; else this does not return.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
-    let mut command = cargo();
-    command.current_dir(root()).args(["bench", "--package", "paring-benches", "--"]).args(args);
-    run_command(&mut command)?;
-    println!(
-        "criterion keeps these figures under target/criterion; those that a document quotes go to benches/results/DATE-MACHINE.md, with \
-         the command, the commit and the peer measured in the same run"
-    );
-    Ok(())
+    let mut command = Command::new(build(&["--package", "paring-benches", "--example", "compare"])?);
+    command.args(args);
+    let source = command.exec();
+    Err(Error::Start { command: shown(&command), source })
 }

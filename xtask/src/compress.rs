@@ -17,17 +17,21 @@ use std::{
 /// # Errors
 /// When the build fails or the program cannot be started; else this does not return.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
-    let program = build()?;
+    let program = build(&["--package", "paring-cli", "--bin", "paring"])?;
     let mut command = Command::new(program);
     command.arg("compress").args(args);
     let source = command.exec();
     Err(Error::Start { command: shown(&command), source })
 }
 
-/// Where cargo put the program: with `CARGO_TARGET_DIR` or a configured target it is not in `target/release`.
-fn build() -> Result<Utf8PathBuf> {
+/// Builds `what` in release mode and says where cargo put it: with `CARGO_TARGET_DIR` or a configured target it is not in
+/// `target/release`.
+///
+/// # Errors
+/// [`Error::Failed`], [`Error::Start`], [`Error::NoProgram`].
+pub(crate) fn build(what: &[&str]) -> Result<Utf8PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--release", "--package", "paring-cli", "--bin", "paring"]);
+    command.args(["build", "--release"]).args(what);
     command.args(["--message-format", "json-render-diagnostics", "--manifest-path"]).arg(root().join("Cargo.toml"));
     let start = |source| Error::Start { command: "cargo build".into(), source };
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(start)?;

@@ -1,6 +1,6 @@
 //! The project's own tasks, as `cargo xtask TASK`. Two of them do all the set-up on a machine that has Rust: `compress` runs the program,
 //! `test` runs every check that CI runs. The others are what these two are made of, and what is done by hand now and then.
-mod bench; // criterion, and where its figures go
+mod bench; // our speed beside others' and beside the machine's limits
 mod compress; // the program, built in release mode
 mod error;
 mod fixtures; // the embedded teacher and its corpus
@@ -36,9 +36,10 @@ enum Task {
         #[arg(long)]
         arrows: bool,
     },
-    /// The criterion benches
+    /// Our speed beside PyTorch's and llama.cpp's in the same run, and beside the machine's limits
+    #[command(disable_help_flag = true)]
     Bench {
-        /// Handed to criterion, e.g. part of a bench's name
+        /// Handed to the program that measures; `--help` tells what it takes
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -80,6 +81,13 @@ mod tests {
     #[test]
     fn the_arguments_are_well_formed() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_hands_every_argument_on() {
+        let args = Args::try_parse_from(["xtask", "bench", "--help", "--peers", "none"]).unwrap();
+        let Task::Bench { args } = args.task else { panic!("not bench") };
+        assert_eq!(args, ["--help", "--peers", "none"]);
     }
 
     #[test]

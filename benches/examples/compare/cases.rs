@@ -1,0 +1,89 @@
+//! What is timed: the cases of a table row each, as the lines that describe them to a side.
+use crate::{Result, side::Side};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// One row.
+pub(crate) struct Case {
+    /// What `--cases` looks in.
+    pub(crate) name: String,
+    /// Work of one run, in units of `unit` times a second.
+    pub(crate) work: f64,
+    pub(crate) unit: &'static str,
+    /// The line that describes it.
+    pub(crate) line: Value,
+    /// The format of its model, which decides who can run it; `None` for those that everybody who multiplies matrices can.
+    pub(crate) format: Option<&'static str>,
+}
+
+/// A model that cases run.
+pub(crate) struct Model {
+    path: String,
+    /// `directory` or `gguf`.
+    format: &'static str,
+    /// The type that most of its weights are stored in.
+    stored: String,
+}
+
+impl Model {
+    /// What our side sees in `path`.
+    pub(crate) fn of(ours: &mut Side, path: &Path) -> Result<Model> {
+        let path = std::path::absolute(path)?.display().to_string();
+        let answer = ours.ask(&json!({"do": "describe", "model": path}))?;
+        let stored = answer["stored"].as_str().unwrap_or("unknown").to_owned();
+        let format = if answer["gguf"] == true { "gguf" } else { "directory" };
+        Ok(Model { path, format, stored })
+    }
+}
+
+/// (M, N, K) of `y[M,N] = x[M,K] w[N,K]^T`: two squares, SmolLM2-135M's products for 512 tokens, one row.
+const PRODUCTS: [(usize, usize, usize); 6] =
+    [(1024, 1024, 1024), (2048, 2048, 2048), (512, 1536, 576), (512, 576, 1536), (512, 49152, 576), (1, 4096, 4096)];
+
+/// All cases that the given models allow.
+pub(crate) fn all(models: &[Model]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in ["f32", "bf16"] {
+        for form in ["forward", "dx", "dw"] {
+            let training = |&(m, _, _): &(usize, usize, usize)| form == "forward" || 1 < m;
+            cases.extend(PRODUCTS.iter().filter(|p| training(p)).map(|&(m, n, k)| Case {
+                name: format!("gemm {form} {dtype} {m}x{n}x{k}"),
+                work: 2.0 * (m * n * k) as f64 / 1e9,
+                unit: "GFLOP/s",
+                line: json!({"kind": "gemm", "form": form, "dtype": dtype, "m": m, "n": n, "k": k}),
+                format: None,
+            }));
+        }
+    }
+    for model in models.iter() {
+        cases.extend(of_model(model));
+    }
+    cases
+}
+
+fn of_model(model: &Model) -> Vec<Case> {
+    let case = |name: String, tokens: usize, mut line: Value| {
+        line["model"] = model.path.as_str().into();
+        // Two files may hold the same type.
+        let name = format!("{name}, {}", model.path.rsplit('/').next().unwrap_or_default());
+        Case { name, work: tokens as f64, unit: "tokens/s", line, format: Some(model.format) }
+    };
+    let run = |dtype: &str, logits: &str| {
+        let prefill = json!({"kind": "prefill", "dtype": dtype, "tokens": 512, "logits": logits});
+        let decode = json!({"kind": "decode", "dtype": dtype, "prompt": 64, "tokens": 64});
+        [
+            case(format!("prefill {dtype} 512 {logits} logits"), 512, prefill),
+            case(format!("decode {dtype} 64 after 64"), 64, decode),
+        ]
+    };
+    if model.format == "gguf" {
+        return run(&model.stored.to_lowercase(), "last").into();
+    }
+    let learn = |kind: &str, dtype: &str| {
+        let line = json!({"kind": kind, "dtype": dtype, "windows": 4, "context": 256});
+        case(format!("{kind} {dtype} 4x256"), 4 * 256, line)
+    };
+    let mut cases: Vec<Case> = ["f32", "bf16"].iter().flat_map(|dtype| run(dtype, "all")).collect();
+    cases.extend([learn("train", "f32"), learn("train", "bf16"), learn("distil", "bf16")]);
+    cases
+}
