@@ -24,10 +24,17 @@ pub(crate) use scratch::with_scratch;
 const KC: usize = 768;
 /// Bytes of the shared operand that are packed at a time: a part of the last-level cache.
 const SHARED_BYTES: usize = 8 << 20;
-/// Panels of its own operand that a task packs at most.
-const OWN_PANELS: usize = 8;
-/// Tasks for every thread: enough that a core that is taken away does not hold up the others for long.
-const TASKS_PER_THREAD: usize = 8;
+/// Bytes of its own operand that a task packs at a time, at most: they stay in the second-level cache.
+const OWN_BYTES: usize = 160 << 10;
+/// Tasks for every thread, where there are panels enough: a core that is taken away does not hold up the others for long.
+const TASKS_PER_THREAD: usize = 3;
+
+/// Panels of a task, of so many `bytes` each: the number that lets all threads end soonest, if they are equally fast.
+fn panels_of_task(panels: usize, bytes: usize, threads: usize) -> usize {
+    let most = (panels / (TASKS_PER_THREAD * threads)).min(OWN_BYTES / bytes).max(1);
+    let longest = |part: usize| panels.div_ceil(part).div_ceil(threads) * part;
+    (1..=most).rev().min_by_key(|&part| longest(part)).unwrap_or(1)
+}
 
 /// Where a product goes: rows of `ld` values, of which the first columns are written.
 #[derive(Clone, Copy)]
@@ -136,7 +143,7 @@ pub(crate) fn gemm(
     let share_a = m <= n;
     let (shared_panels, shared_width, own_panels, own_width) =
         if share_a { (row_panels, mr, column_panels, nr) } else { (column_panels, nr, row_panels, mr) };
-    let part = own_panels.div_ceil(TASKS_PER_THREAD * threads.count()).clamp(1, OWN_PANELS);
+    let part = panels_of_task(own_panels, 4 * own_width * unit.units(blocks.len), threads.count());
     let pack_shared = |out: &mut [f32], block: &Block, panel: usize, count: usize| {
         if share_a {
             a.pack_rows(isa, unit, out, block.k0, block.kb, panel * mr, (count * mr).min(m - panel * mr), mr);
@@ -156,7 +163,7 @@ pub(crate) fn gemm(
             for block in group {
                 let (out, behind) = rest.split_at_mut(shared_rows * block.units);
                 rest = behind;
-                let panels = shared_panels.div_ceil(TASKS_PER_THREAD * threads.count()).max(1);
+                let panels = panels_of_task(shared_panels, 4 * shared_width * block.units, threads.count());
                 threads.pieces(panels * shared_width * block.units, out, |i, out| {
                     pack_shared(out, block, i * panels, panels.min(shared_panels - i * panels));
                 });
@@ -197,12 +204,17 @@ pub(crate) fn gemm(
                         let (a_panels, b_panels) = if share_a { (shared, &*own) } else { (&*own, shared) };
                         let (a_first, a_count) = if share_a { (0, row_panels) } else { (first, count) };
                         let (b_first, b_count) = if share_a { (first, count) } else { (0, column_panels) };
-                        for (j, b_panel) in b_panels.chunks_exact(ub * nr).take(b_count).enumerate() {
-                            for (i, a_panel) in a_panels.chunks_exact(ub * mr).take(a_count).enumerate() {
-                                let (row, column) = ((a_first + i) * mr, (b_first + j) * nr);
-                                let (rows, columns) = (mr.min(m - row), nr.min(n - column));
-                                kernel.tile(&out, row, column, rows, columns, ub, a_panel, b_panel, add);
-                            }
+                        let tile = |i: usize, j: usize| {
+                            let (row, column) = ((a_first + i) * mr, (b_first + j) * nr);
+                            let (rows, columns) = (mr.min(m - row), nr.min(n - column));
+                            let (a, b) = (&a_panels[i * ub * mr..][..ub * mr], &b_panels[j * ub * nr..][..ub * nr]);
+                            kernel.tile(&out, row, column, rows, columns, ub, a, b, add);
+                        };
+                        // A shared panel comes from the last-level cache once, and meets all of this task's panels.
+                        if share_a {
+                            (0..a_count).for_each(|i| (0..b_count).for_each(|j| tile(i, j)));
+                        } else {
+                            (0..b_count).for_each(|j| (0..a_count).for_each(|i| tile(i, j)));
                         }
                     }
                 });
