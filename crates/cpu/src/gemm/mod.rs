@@ -16,7 +16,7 @@ mod scratch; // aligned memory of every thread
 
 use crate::{isa::Isa, pool::Threads};
 pub(crate) use dots::{dots, few_rows};
-use kernel::Kernel;
+use kernel::{Kernel, Store};
 pub(crate) use pack::{Mat, round_bf16};
 pub(crate) use scratch::with_scratch;
 
@@ -24,6 +24,8 @@ pub(crate) use scratch::with_scratch;
 const KC: usize = 768;
 /// Bytes of the shared operand that are packed at a time: a part of the last-level cache.
 const SHARED_BYTES: usize = 8 << 20;
+/// Bytes of a product from which on it is written past the caches, if it is written only once.
+const STREAM_BYTES: usize = 48 << 20;
 /// Bytes of its own operand that a task packs at a time, at most: they stay in the second-level cache.
 const OWN_BYTES: usize = 160 << 10;
 /// Tasks for every thread, where there are panels enough: a core that is taken away does not hold up the others for long.
@@ -136,8 +138,9 @@ pub(crate) fn gemm(
     }
     let kernel = Kernel::of(isa, a.is_bf16() && b.is_bf16());
     let Kernel { mr, nr, unit, .. } = kernel;
-    let out = Out::new(c, n);
     let blocks = Blocks::of(k, &kernel);
+    let streams = STREAM_BYTES <= 4 * c.len() && k <= blocks.len;
+    let out = Out::new(c, n);
     let (row_panels, column_panels) = (m.div_ceil(mr), n.div_ceil(nr));
     // Which operand all threads share: the smaller one. The other is cut into parts of whole panels.
     let share_a = m <= n;
@@ -177,7 +180,12 @@ pub(crate) fn gemm(
                     for block in group {
                         let shared = &shared[at..][..shared_rows * block.units];
                         at += shared.len();
-                        let (ub, add) = (block.units, add || 0 < block.k0);
+                        let ub = block.units;
+                        let store = match add || 0 < block.k0 {
+                            true => Store::Add,
+                            false if streams => Store::Stream,
+                            false => Store::Set,
+                        };
                         if share_a {
                             b.pack_columns(
                                 isa,
@@ -208,7 +216,7 @@ pub(crate) fn gemm(
                             let (row, column) = ((a_first + i) * mr, (b_first + j) * nr);
                             let (rows, columns) = (mr.min(m - row), nr.min(n - column));
                             let (a, b) = (&a_panels[i * ub * mr..][..ub * mr], &b_panels[j * ub * nr..][..ub * nr]);
-                            kernel.tile(&out, row, column, rows, columns, ub, a, b, add);
+                            kernel.tile(&out, row, column, rows, columns, ub, a, b, store);
                         };
                         // A shared panel comes from the last-level cache once, and meets all of this task's panels.
                         if share_a {

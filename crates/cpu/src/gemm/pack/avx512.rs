@@ -67,10 +67,12 @@ unsafe fn transposed<T, const SOURCE: u8, const PER: usize>(out: *mut f32, data:
                 unsafe {
                     if have == 16 && (u + 16) * PER <= kb {
                         for (i, r) in r.iter_mut().enumerate() {
+                            ahead::<T, SOURCE, PER>(from.wrapping_add(i * stride));
                             *r = inner::<T, SOURCE, PER>(from.add(i * stride), 16 * PER);
                         }
                     } else {
                         for (i, r) in r.iter_mut().enumerate().take(have) {
+                            ahead::<T, SOURCE, PER>(from.wrapping_add(i * stride));
                             *r = inner::<T, SOURCE, PER>(from.add(i * stride), kb - u * PER);
                         }
                     }
@@ -110,6 +112,10 @@ unsafe fn copied<T, const SOURCE: u8, const PER: usize>(
                     // SAFETY: the lanes of `have` exist in the row or rows of this unit; for `out` as above.
                     unsafe {
                         let from = data.wrapping_add(u * PER * ks + first);
+                        for row in 0..PER {
+                            // The rows of the next block.
+                            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add((ROWS * PER + row) * ks).cast());
+                        }
                         let r = run::<T, SOURCE, PER>(from, ks, have, if second { have } else { 0 });
                         let to = out.add((panel * units + u) * width + group);
                         _mm512_mask_storeu_ps(to, mask16(width - group), r);
@@ -119,6 +125,20 @@ unsafe fn copied<T, const SOURCE: u8, const PER: usize>(
         }
     }
 }
+
+/// Asks for what a lane's units some vectors further on will need: more lanes than a processor follows by itself.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn ahead<T, const SOURCE: u8, const PER: usize>(from: *const T) {
+    let line = from.wrapping_add(AHEAD * 16 * PER);
+    _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    if SOURCE != BF16 && PER == 2 {
+        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(16).cast());
+    }
+}
+
+/// Vectors of a lane.
+const AHEAD: usize = 4;
 
 /// Sixteen units of one lane, of which `n` elements exist.
 ///
