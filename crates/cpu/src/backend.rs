@@ -11,7 +11,7 @@ use paring_tensor::{DType, HostBuffer, HostPool, Memory, Shape, Tensor, from_f32
 #[derive(Debug)]
 pub struct Cpu {
     isa: Isa,
-    threads: Threads,
+    pub(crate) threads: Threads,
     memory: HostPool,
 }
 

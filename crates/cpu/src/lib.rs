@@ -3,6 +3,7 @@
 mod activation; // SiLU, GELUs, squared ReLU, gated and not
 mod attention; // fused causal attention, forward and backward
 mod backend; // the trait: checks, then kernels
+mod ceilings; // what the machine can do at most
 mod elementwise; // sums, AdamW
 mod exp; // an exponential that vectorises
 mod gemm; // matrix products
@@ -13,4 +14,5 @@ mod pool; // threads
 mod quant; // products with quantised weights
 
 pub use backend::Cpu;
+pub use ceilings::Ceilings;
 pub use isa::Isa;
