@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let compensate = args.target.compensate == Some(Compensate::LeastSquares);
     let windows = compensate.then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
 
-    let dtype = session.dtype(DType::F32);
+    let dtype = session.dtype(DType::F32)?;
     let largest = arch.n_params_non_embedding().max(arch.vocab * arch.hidden) as u64;
     let mut forecast = Forecast {
         params: arch.n_params() as u64,
