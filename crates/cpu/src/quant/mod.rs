@@ -74,6 +74,10 @@ fn dots(isa: Isa, threads: &Threads, y: &mut [f32], n: usize, x: Rounded<'_>, w:
     let bytes = w.row_bytes();
     let least = (TASK_BYTES / bytes.max(1)).max(1);
     let rows = n.div_ceil(8 * threads.count()).max(least).next_multiple_of(TOGETHER);
+    if m == 1 {
+        return threads
+            .pieces(rows, y, |task, y| row(isa, y, x, Blocks { bytes: &w.bytes[task * rows * bytes..], ..w }));
+    }
     let out = Out::new(y, n);
     threads.for_each(n.div_ceil(rows), |task| {
         let (first, end) = (task * rows, n.min((task + 1) * rows));
@@ -93,6 +97,15 @@ fn dots(isa: Isa, threads: &Threads, y: &mut [f32], n: usize, x: Rounded<'_>, w:
             }
         }
     });
+}
+
+/// `y` becomes the products of one row of x and the first rows of w.
+fn row(isa: Isa, y: &mut [f32], x: Rounded<'_>, w: Blocks<'_>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        isa if Isa::Avx2 <= isa => x86::rows(isa, y, x, w),
+        _ => portable::rows(y, x, w),
+    }
 }
 
 /// Rows of x of a tile, at most.
