@@ -57,10 +57,10 @@ fn products_of_the_table() {
     every_set(&of_table("linear"));
 }
 
-/// One to four rows of x at a time, and one to four of w, in blocks.
+/// One row of x with whole groups of four blocks and without, one to four rows at a time, and one to four of w.
 #[test]
 fn quantised_products() {
-    let sizes = [(1, 32, 1), (1, 96, 7), (2, 64, 4), (3, 288, 13), (4, 160, 12), (7, 64, 6), (17, 64, 33)];
+    let sizes = [(1, 32, 1), (1, 96, 7), (1, 128, 5), (1, 416, 9), (2, 64, 4), (3, 288, 13), (4, 160, 12), (7, 64, 6), (17, 64, 33)];
     let ops = sizes.into_iter().flat_map(|(t, k, n)| DType::QUANTISED.map(|dtype| Op::Linear { t, k, n, dtype }));
     every_set(
         &ops.flat_map(|op| {
