@@ -166,7 +166,7 @@ fn offsets_of(q: &[i8; LEN]) -> [i32; 8] {
 }
 
 /// Blocks to integers and scales.
-fn round(isa: Isa, x: &[[f32; LEN]], q: &mut [[i8; LEN]], scales: &mut [f32]) {
+pub(super) fn round(isa: Isa, x: &[[f32; LEN]], q: &mut [[i8; LEN]], scales: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if Isa::Avx2 <= isa {
         #[allow(unsafe_code, reason = "calling a function compiled for instructions that were found at run time")]

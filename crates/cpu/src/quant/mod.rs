@@ -2,12 +2,15 @@
 //! `round_block`), so that the products of a block are integers.
 //!
 //! With few rows of x the blocks are multiplied as they lie in memory, which is then the limit: a decoded token reads every weight once,
-//! and 8 or 4 bits are a quarter or an eighth of what f32 would read. Rows of w are taken four at a time. See [`dots`].
+//! and 8 or 4 bits are a quarter or an eighth of what f32 would read. One row of x is multiplied with one row of w after the other, a few
+//! with four at a time. See [`dots`]. Many rows are another matter: both factors are packed, where there are instructions for it.
 //!
 //! Threads take rows of w, whose products are always summed in the same order: results do not depend on how many there are.
 
 mod activations; // x in 8 bits
 mod dequantize; // blocks to f32
+#[cfg(target_arch = "x86_64")]
+mod packed; // many rows
 mod portable; // plain Rust
 #[cfg(target_arch = "x86_64")]
 mod x86; // vectors
@@ -64,6 +67,10 @@ pub(crate) fn linear(isa: Isa, threads: &Threads, y: &mut [f32], n: usize, k: us
     assert!(y.len() == m * n && x.len() == m * k && w.row * LEN == k, "operands are not of the product's sizes");
     if y.is_empty() {
         return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if Isa::Avx512Vnni <= isa && packed::MANY <= m {
+        return packed::linear(isa, threads, y, n, x, w);
     }
     activations::with_rounded(isa, threads, x, k, w.dtype, |x| dots(isa, threads, y, n, x, w));
 }

@@ -79,12 +79,24 @@ impl Rounded<'_> {
 }
 
 /// Bytes of a block.
-const fn bytes(format: u8) -> usize {
+pub(super) const fn bytes(format: u8) -> usize {
     match format {
         Q8_0 => 34,
         Q4_0 => 18,
         _ => 20,
     }
+}
+
+/// The 32 halves of 16 bytes, low ones first.
+///
+/// # Safety
+/// `p` is 16 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn nibbles(p: *const u8) -> __m256i {
+    // SAFETY: by contract.
+    let both = unsafe { _mm_loadu_si128(p.cast()) };
+    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
 }
 
 /// Kernels for instructions that have `dot`: partial sums plus the products of unsigned and signed bytes, four neighbours together.
@@ -227,11 +239,7 @@ macro_rules! kernels {
                 unsafe {
                     let q = match FORMAT {
                         Q8_0 => _mm256_loadu_si256(p.add(2).cast()),
-                        _ => {
-                            let both = _mm_loadu_si128(p.add(bytes(FORMAT) - 16).cast());
-                            let halves = _mm256_set_m128i(_mm_srli_epi16::<4>(both), both);
-                            _mm256_and_si256(halves, _mm256_set1_epi8(15))
-                        }
+                        _ => nibbles(p.add(bytes(FORMAT) - 16)),
                     };
                     let pair = match FORMAT {
                         Q4_1 => _mm256_cvtph_ps(_mm_set1_epi32(p.cast::<i32>().read_unaligned())),
