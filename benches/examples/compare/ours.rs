@@ -2,7 +2,7 @@
 use crate::Result;
 use paring_cpu::Cpu;
 use paring_exec::Ctx;
-use paring_model::{Batch, Model, Opened, ParamSpec, SourceKind};
+use paring_model::{Batch, LoadAs, Model, Opened, ParamSpec, SourceKind};
 use paring_ops::{Accum, Backend};
 use paring_optim::{AdamW, Schedule};
 use paring_sampling::{Sampler, rng::Rng};
@@ -145,7 +145,12 @@ fn gemm<'a>(cpu: &'a Cpu, case: &Value) -> Result<Run<'a>> {
 
 fn load(cpu: &Cpu, case: &Value) -> Result<Model> {
     let opened = paring_model::open(Path::new(text(case, "model")?))?;
-    Ok(Model::load(&opened.arch, opened.source(), cpu, dtype(text(case, "dtype")?)?)?)
+    let load_as = match text(case, "dtype")? {
+        // The type of most of the file's weights; some may have another.
+        "q8_0" | "q4_0" | "q4_1" => LoadAs::Stored,
+        name => dtype(name)?.into(),
+    };
+    Ok(Model::load(&opened.arch, opened.source(), cpu, load_as)?)
 }
 
 fn prefill<'a>(cpu: &'a Cpu, case: &Value) -> Result<Run<'a>> {

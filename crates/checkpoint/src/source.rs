@@ -215,7 +215,5 @@ pub(crate) fn floats(
 /// `bytes` that are little-endian elements or blocks of `dtype`, copied into a tensor.
 pub(crate) fn copied(bytes: &[u8], dtype: DType, shape: &[usize]) -> std::result::Result<Tensor, paring_tensor::Error> {
     let shape = paring_tensor::Shape::new(shape)?;
-    let mut buffer = HostBuffer::zeroed(bytes.len())?;
-    buffer.bytes_mut().copy_from_slice(bytes);
-    Tensor::new(std::sync::Arc::new(buffer), dtype, shape)
+    HostBuffer::zeroed(bytes.len())?.into_tensor_of(bytes, dtype, shape)
 }

@@ -56,6 +56,8 @@ pub(crate) struct NotBuilt {
 pub(crate) enum Dtype {
     F32,
     Bf16,
+    /// As the file has them, Q8_0, Q4_0 and Q4_1 among them: generate and eval only
+    Stored,
 }
 
 fn no(b: &bool) -> bool {
@@ -70,7 +72,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "DEVICE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<String>,
-    /// Type of matrices in products [default: bf16 for training, f32 otherwise]
+    /// Type of matrices in products [default: bf16 for training, stored for generate, f32 otherwise]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dtype: Option<Dtype>,

@@ -4,6 +4,7 @@ use crate::{
     error::{Failure, Result},
 };
 use paring_cpu::Cpu;
+use paring_model::LoadAs;
 use paring_tensor::DType;
 use serde_json::Value;
 
@@ -37,11 +38,23 @@ impl Session {
         Ok(Session { cpu, seed, json, verbose: common.verbose, dtype: common.dtype })
     }
 
-    /// Type of matrices in products: the flag, or what suits the command.
-    pub(crate) fn dtype(&self, default: DType) -> DType {
+    /// Type of matrices in products: the flag, or what suits the command. For commands that train, cut or measure a model's parts, which
+    /// need all matrices alike.
+    pub(crate) fn dtype(&self, default: DType) -> Result<DType> {
+        match self.load_as(default.into()) {
+            LoadAs::DType(dtype) => Ok(dtype),
+            LoadAs::Stored => Err(Failure::input(
+                "--dtype stored is for generate and eval: there is no gradient of quantised weights; expected f32 or bf16",
+            )),
+        }
+    }
+
+    /// What becomes of a model's matrices, for commands that only run it forward.
+    pub(crate) fn load_as(&self, default: LoadAs) -> LoadAs {
         match self.dtype {
-            Some(Dtype::F32) => DType::F32,
-            Some(Dtype::Bf16) => DType::BF16,
+            Some(Dtype::F32) => DType::F32.into(),
+            Some(Dtype::Bf16) => DType::BF16.into(),
+            Some(Dtype::Stored) => LoadAs::Stored,
             None => default,
         }
     }

@@ -7,8 +7,7 @@ use crate::{
 };
 use paring_checkpoint::hash_file;
 use paring_cpu::Cpu;
-use paring_model::{Model, Opened, SourceKind};
-use paring_tensor::DType;
+use paring_model::{LoadAs, Model, Opened, SourceKind};
 use paring_text::Tokenizer;
 use std::path::{Path, PathBuf};
 
@@ -58,8 +57,8 @@ impl Source {
     }
 
     /// Its weights.
-    pub(crate) fn load(&self, cpu: &Cpu, dtype: DType) -> Result<Model> {
-        Ok(Model::load(&self.opened.arch, self.opened.source(), cpu, dtype)?)
+    pub(crate) fn load(&self, cpu: &Cpu, load_as: impl Into<LoadAs>) -> Result<Model> {
+        Ok(Model::load(&self.opened.arch, self.opened.source(), cpu, load_as)?)
     }
 
     /// BLAKE3 over its configuration and all its tensor files.

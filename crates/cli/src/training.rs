@@ -95,7 +95,7 @@ impl Settings {
             adamw: AdamW { weight_decay, ..AdamW::default() },
             decay_vectors: false,
             clip,
-            dtype: session.dtype(DType::BF16),
+            dtype: session.dtype(DType::BF16)?,
             recompute: flags.recompute,
         };
         Ok(Settings { config, batch, micro, steps, every, seed: session.seed })

@@ -163,6 +163,13 @@ impl Case {
                     Ok(Vec::new())
                 })
             }
+            Op::UploadBytes { n, dtype } => {
+                let bytes = paring_tensor::from_f32(&self.take(0, &[n]), dtype);
+                Call::new([Operand::any("y", &[n], dtype, vec![7.0; n])], [], move |b, [y], []| {
+                    *y = b.upload_bytes(&bytes, dtype, y.shape())?;
+                    Ok(Vec::new())
+                })
+            }
             Op::Convert { n, from, to } => Call::new(
                 [Operand::any("y", &[n], to, vec![f32::NAN; n])],
                 [Operand::any("x", &[n], from, self.take(0, &[n]))],

@@ -22,6 +22,11 @@ pub enum Op {
         n: usize,
         dtype: DType,
     },
+    /// Upload of bytes and download.
+    UploadBytes {
+        n: usize,
+        dtype: DType,
+    },
     Convert {
         n: usize,
         from: DType,
@@ -190,6 +195,7 @@ impl Op {
             Op::Alloc { .. } => "alloc",
             Op::Zeros { .. } => "zeros",
             Op::Upload { .. } => "upload",
+            Op::UploadBytes { .. } => "upload_bytes",
             Op::Convert { .. } => "convert",
             Op::Fill { .. } => "fill",
             Op::WriteRows { .. } => "write_rows",
@@ -232,8 +238,8 @@ impl Op {
             Wanted::DxDw => 3.0,
         };
         match self {
-            Op::Alloc { .. } | Op::Zeros { .. } | Op::Upload { .. } | Op::Convert { .. } => 0.0,
-            Op::Fill { .. } | Op::WriteRows { .. } => 0.0,
+            Op::Alloc { .. } | Op::Zeros { .. } | Op::Upload { .. } | Op::UploadBytes { .. } => 0.0,
+            Op::Convert { .. } | Op::Fill { .. } | Op::WriteRows { .. } => 0.0,
             Op::Embed { .. } | Op::Accumulate { accum: Accum::Set, .. } => 0.0,
             Op::Add { n } | Op::Accumulate { n, .. } | Op::Scale { n } => *n as f64,
             Op::SumSquares { n } => 2.0 * *n as f64,

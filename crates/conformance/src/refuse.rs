@@ -268,6 +268,12 @@ fn memory() -> Vec<Misuse> {
         });
         (format!("upload of {n} values to [2, 3]"), call, LENGTH)
     };
+    let bytes = |n: usize| {
+        let call = Call::new([], [], move |b, [], []| {
+            b.upload_bytes(&vec![0; n], DType::BF16, shape(&[2, 3])?).map(|_| Vec::new())
+        });
+        (format!("upload_bytes of {n} bytes to 6 of two"), call, LENGTH)
+    };
     // A shape that can be said and not be had.
     let alloc = Call::new([], [], move |b, [], []| b.alloc(DType::F32, shape(&[1 << 58])?).map(|_| Vec::new()));
     let zeros = Call::new([], [], move |b, [], []| b.zeros(DType::F32, shape(&[1 << 58])?).map(|_| Vec::new()));
@@ -284,6 +290,8 @@ fn memory() -> Vec<Misuse> {
     vec![
         upload(5),
         upload(7),
+        bytes(11),
+        bytes(14),
         ("alloc of 2^60 bytes".into(), alloc, MEMORY),
         ("zeros of 2^60 bytes".into(), zeros, MEMORY),
         write(2),

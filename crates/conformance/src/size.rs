@@ -30,8 +30,8 @@ pub(crate) const UNDERFLOW: f64 = 1.0 / (1u128 << 100) as f64;
 pub(crate) fn sizes(case: &Case, call: &Call, want: &Outcome) -> Result<Sizes> {
     let f32s = |sizes: Vec<Vec<f64>>| sizes.into_iter().map(|s| Size::Rounded(DType::F32, s)).collect::<Vec<Size>>();
     Ok(match &case.op {
-        Op::Alloc { .. } | Op::Zeros { .. } | Op::Upload { .. } | Op::Convert { .. } => exact(),
-        Op::Fill { .. } | Op::WriteRows { .. } => exact(),
+        Op::Alloc { .. } | Op::Zeros { .. } | Op::Upload { .. } | Op::UploadBytes { .. } => exact(),
+        Op::Convert { .. } | Op::Fill { .. } | Op::WriteRows { .. } => exact(),
         // One rounding each, which IEEE 754 prescribes.
         Op::Add { .. } | Op::Accumulate { .. } | Op::Scale { .. } | Op::Embed { .. } => exact(),
         Op::SumSquares { .. } => (Vec::new(), want.numbers.clone()),

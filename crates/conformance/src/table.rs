@@ -30,6 +30,7 @@ fn memory() -> Vec<Case> {
             ops.push(Op::Alloc { n, dtype });
             ops.push(Op::Zeros { n, dtype });
             ops.push(Op::Upload { n, dtype });
+            ops.push(Op::UploadBytes { n, dtype });
             ops.extend(dtypes.map(|to| Op::Convert { n, from: dtype, to }));
         }
     }

@@ -57,11 +57,17 @@ fn products_of_the_table() {
     every_set(&of_table("linear"));
 }
 
-/// One to four rows of x at a time, and one to four of w, in blocks.
+/// One row of x with whole groups of four blocks and without, one to four rows at a time, and one to four of w; packed, tiles and parts
+/// of them.
 #[test]
 fn quantised_products() {
-    let sizes = [(1, 32, 1), (1, 96, 7), (2, 64, 4), (3, 288, 13), (4, 160, 12), (7, 64, 6), (17, 64, 33)];
-    let ops = sizes.into_iter().flat_map(|(t, k, n)| DType::QUANTISED.map(|dtype| Op::Linear { t, k, n, dtype }));
+    let sizes = [
+        [(1, 32, 1), (1, 96, 7), (1, 128, 5), (1, 416, 9)],
+        [(2, 64, 4), (3, 288, 13), (4, 160, 12), (7, 64, 6)],
+        [(12, 32, 1), (13, 96, 31), (18, 544, 64), (29, 128, 77)],
+    ];
+    let sizes = sizes.into_iter().flatten();
+    let ops = sizes.flat_map(|(t, k, n)| DType::QUANTISED.map(|dtype| Op::Linear { t, k, n, dtype }));
     every_set(
         &ops.flat_map(|op| {
             [Values::Normal, Values::Zeros, Values::Outliers(20.0)].map(|values| Case::new(op.clone(), values))

@@ -123,6 +123,16 @@ fn products(run: &mut Run) {
     }
 }
 
+fn quantised(run: &mut Run) {
+    let (k, n) = (288, 901);
+    for (t, dtype) in [1, 7, 200].into_iter().flat_map(|t| DType::QUANTISED.map(|dtype| (t, dtype))) {
+        let (x, w) = (run.tensor(DType::F32, &[t, k]), run.tensor(dtype, &[n, k]));
+        let mut y = run.tensor(DType::F32, &[t, n]);
+        run.cpu.linear(&mut y, &x, &w).unwrap();
+        run.keep(&format!("linear, {t} rows, {dtype}"), &[&y], &[]);
+    }
+}
+
 fn attention(run: &mut Run) {
     for (heads, kv, h, cu_len) in
         [(6, 2, 16, vec![0, 7, 7, 150, 290]), (2, 2, 5, vec![0, 101]), (4, 1, 32, vec![0, 70]), (2, 1, 8, vec![0, 300])]
@@ -174,7 +184,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         let mut first: Option<Vec<(String, Vec<u64>)>> = None;
         for threads in [1, 2, 3, 5] {
             let mut run = Run { cpu: Cpu::with_isa(Some(threads), isa).unwrap(), seed: 0, outputs: Vec::new() };
-            for part in [elementwise, rows, products, attention, losses] {
+            for part in [elementwise, rows, products, quantised, attention, losses] {
                 part(&mut run);
             }
             let Some(first) = &first else {

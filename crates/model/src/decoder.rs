@@ -5,7 +5,7 @@ use crate::{
 use paring_checkpoint::TensorSource;
 use paring_exec::{Block, Ctx, KvCache, ParamId, Site, Tap, Var, Weight};
 use paring_ops::{Activation, AttnSpec, Backend};
-use paring_tensor::{DType, Shape, Tensor};
+use paring_tensor::{DType, HostBuffer, Shape, Tensor};
 use std::sync::Arc;
 
 /// Parameters of one block, under Hugging Face's names.
@@ -34,6 +34,35 @@ pub struct Model {
     /// `None` when tied: then the head is the embedding itself, one tensor with one id.
     lm_head: Option<Weight>,
     rope_table: Tensor,
+}
+
+/// What becomes of a checkpoint's matrices when a model is loaded. Vectors (the gains of norms) are f32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadAs {
+    /// Every matrix as it is stored: f32, bf16 and ggml's blocks stay, bit for bit; other types become f32.
+    Stored,
+    /// All matrices of one type.
+    DType(DType),
+}
+
+impl From<DType> for LoadAs {
+    fn from(dtype: DType) -> Self {
+        LoadAs::DType(dtype)
+    }
+}
+
+impl LoadAs {
+    /// The type that a matrix of `source` gets.
+    fn dtype(self, source: &dyn TensorSource, name: &str) -> DType {
+        match self {
+            LoadAs::DType(dtype) => dtype,
+            LoadAs::Stored => match source.info(name).and_then(|info| info.storage.dtype()) {
+                // No product computes in f16.
+                None | Some(DType::F16) => DType::F32,
+                Some(dtype) => dtype,
+            },
+        }
+    }
 }
 
 /// More positions than this get a table only when a run asks for a longer context: it would be large and never read.
@@ -95,16 +124,29 @@ impl Model {
         Ok(Model { arch, specs, embed_tokens, layers, norm, lm_head, rope_table })
     }
 
-    /// Loads every parameter: matrices in `dtype`, vectors (the gains of norms) in f32, all checked to be finite.
+    /// Loads every parameter: matrices as `load_as` says (a [`DType`] will do), vectors (the gains of norms) in f32, all checked to be
+    /// finite. With quantised weights a model runs forward only.
     ///
     /// # Errors
     /// Those of the checkpoint and of [`Model::from_tensors`].
-    pub fn load(arch: &Arch, source: &dyn TensorSource, backend: &dyn Backend, dtype: DType) -> Result<Self> {
-        let mut tensors = Vec::new();
+    pub fn load(
+        arch: &Arch,
+        source: &dyn TensorSource,
+        backend: &dyn Backend,
+        load_as: impl Into<LoadAs>,
+    ) -> Result<Self> {
+        let (mut tensors, load_as) = (Vec::new(), load_as.into());
         for spec in params(arch) {
-            let values = source.read_checked(&spec.name)?;
+            let dtype = spec.compute_dtype(load_as.dtype(source, &spec.name));
             let shape = Shape::new(&spec.shape).map_err(paring_ops::Error::in_op("load"))?;
-            tensors.push(backend.upload(&values, spec.compute_dtype(dtype), shape)?);
+            let stored = source.info(&spec.name).and_then(|info| info.storage.dtype());
+            tensors.push(if stored == Some(dtype) {
+                let tensor = source.read_tensor_checked(&spec.name, dtype)?;
+                let bytes = HostBuffer::tensor_bytes(&tensor).map_err(paring_ops::Error::in_op("load"))?;
+                backend.upload_bytes(bytes, dtype, shape)?
+            } else {
+                backend.upload(&source.read_checked(&spec.name)?, dtype, shape)?
+            });
         }
         Model::from_tensors(arch.clone(), backend, tensors)
     }

@@ -5,6 +5,7 @@
 //! `i + head_dim / 2`: row `p * head_dim / 2 + i` of a head here is row `2 i + p` there (convert_hf_to_gguf.py, `LlamaModel.permute`).
 use crate::{Arch, Error, Family, GGUF_ARCHITECTURES, LayerArch, Llama3Rope, ParamSpec, Result, Rope, params, rope};
 use paring_checkpoint::{Gguf, TensorInfo, TensorSource};
+use paring_tensor::{DType, HostBuffer, Tensor};
 use serde_json::{Value, json};
 use std::{collections::HashMap, path::Path};
 
@@ -190,8 +191,8 @@ fn mapped(spec: &ParamSpec, arch: &Arch) -> Mapped {
     Mapped { gguf_name, head_rows: matches!(part, "attn_q" | "attn_k").then_some(arch.head_dim) }
 }
 
-/// Puts the rows of every head back: row `p * h/2 + i` is row `2 i + p` of the file.
-fn unpermute(values: &[f32], head_rows: usize, cols: usize) -> Vec<f32> {
+/// Puts the rows of every head back: row `p * h/2 + i` is row `2 i + p` of the file. `cols` are the values, or the bytes, of a row.
+fn unpermute<T: Copy>(values: &[T], head_rows: usize, cols: usize) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len());
     for head in values.chunks(head_rows * cols) {
         for row in 0..head.len() / cols.max(1) {
@@ -225,6 +226,24 @@ impl TensorSource for GgufModel {
         Ok(match m.head_rows {
             Some(rows) if values.len() % (rows * cols).max(1) == 0 => unpermute(&values, rows, cols),
             _ => values,
+        })
+    }
+
+    /// Whole rows change places, as bytes: blocks lie inside a row, so they are never undone.
+    fn read_tensor(&self, name: &str, dtype: DType) -> paring_checkpoint::Result<Tensor> {
+        let Some(m) = self.names.get(name) else { return self.gguf.read_tensor(name, dtype) };
+        let tensor = self.gguf.read_tensor(&m.gguf_name, dtype)?;
+        let row = dtype.bytes(tensor.n_cols());
+        let Some(head_rows) = m.head_rows.filter(|rows| tensor.n_rows() % rows == 0 && 0 < row) else {
+            return Ok(tensor);
+        };
+        let unpermuted = HostBuffer::tensor_bytes(&tensor).and_then(|bytes| {
+            HostBuffer::zeroed(bytes.len())?.into_tensor_of(&unpermute(bytes, head_rows, row), dtype, tensor.shape())
+        });
+        unpermuted.map_err(|source| paring_checkpoint::Error::Tensor {
+            path: self.gguf.path().into(),
+            tensor: m.gguf_name.clone(),
+            source,
         })
     }
 }

@@ -14,7 +14,7 @@ mod save; // config.json and weights
 pub use arch::{Arch, Family, LayerArch, Llama3Rope, Rope};
 pub use batch::Batch;
 pub use config::{GGUF_ARCHITECTURES, MODEL_TYPES};
-pub use decoder::{Layer, Model};
+pub use decoder::{Layer, LoadAs, Model};
 pub use error::{Error, Result};
 pub use gguf::GgufModel;
 pub use open::{Opened, SourceKind, open};

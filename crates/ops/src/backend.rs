@@ -19,6 +19,8 @@ pub trait Backend: Send + Sync + Debug {
     fn zeros(&self, dtype: DType, shape: Shape) -> Result<Tensor>;
     /// A tensor with `values` rounded to `dtype`.
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor>;
+    /// A tensor whose elements are the little-endian `bytes`, bit for bit: ggml's blocks must not be rounded a second time.
+    fn upload_bytes(&self, bytes: &[u8], dtype: DType, shape: Shape) -> Result<Tensor>;
     /// The values as f32.
     fn download(&self, x: &Tensor) -> Result<Vec<f32>>;
     /// Overwrites `y` with `x` converted to the type of `y`; shapes equal in element count.

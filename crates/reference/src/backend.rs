@@ -81,6 +81,11 @@ impl Backend for Reference {
         HostBuffer::tensor_from_f32(values, dtype, shape).map_err(Error::in_op("upload"))
     }
 
+    fn upload_bytes(&self, bytes: &[u8], dtype: DType, shape: Shape) -> Result<Tensor> {
+        let buffer = dtype.bytes_of(shape).and_then(HostBuffer::zeroed);
+        buffer.and_then(|buffer| buffer.into_tensor_of(bytes, dtype, shape)).map_err(Error::in_op("upload_bytes"))
+    }
+
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
         HostBuffer::to_f32(x).map_err(Error::in_op("download"))
     }

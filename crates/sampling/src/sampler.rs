@@ -85,13 +85,16 @@ impl Sampler {
         if let Some(token) = logits_v.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
             return Err(Error::NotFinite { token });
         }
+        if self.temperature == 0.0 {
+            // No need to put a whole vocabulary in order; the first among equals stays.
+            let better = |best: usize, i: usize| if logits_v[best].total_cmp(&logits_v[i]).is_lt() { i } else { best };
+            let best = (0..logits_v.len()).reduce(better).filter(|&i| logits_v[i] != f32::NEG_INFINITY);
+            return best.map(|best| best as u32).ok_or(Error::Empty);
+        }
         let mut order: Vec<usize> = (0..logits_v.len()).filter(|&i| logits_v[i] != f32::NEG_INFINITY).collect();
         // Highest first, lowest id among equals: a total order, so the draw does not depend on the sort.
         order.sort_unstable_by(|&a, &b| logits_v[b].total_cmp(&logits_v[a]).then(a.cmp(&b)));
         let &best = order.first().ok_or(Error::Empty)?;
-        if self.temperature == 0.0 {
-            return Ok(best as u32);
-        }
         if 0 < self.top_k {
             order.truncate(self.top_k);
         }

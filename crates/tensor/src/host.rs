@@ -140,6 +140,21 @@ impl HostBuffer {
         Tensor::new(std::sync::Arc::new(self), dtype, shape)
     }
 
+    /// A tensor in this memory whose elements are the little-endian `bytes`, bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when `bytes`, or this memory, are not of the shape's size; [`Error::Blocks`].
+    pub fn into_tensor_of(mut self, bytes: &[u8], dtype: DType, shape: Shape) -> Result<Tensor> {
+        let want = dtype.bytes_of(shape)?;
+        for got in [bytes.len(), self.len] {
+            if got != want {
+                return Err(Error::Length { got, want });
+            }
+        }
+        self.bytes_mut().copy_from_slice(bytes);
+        Tensor::new(std::sync::Arc::new(self), dtype, shape)
+    }
+
     /// The tensor's values as f32.
     ///
     /// # Errors

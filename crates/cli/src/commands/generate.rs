@@ -6,8 +6,8 @@ use crate::{
     source::Source,
 };
 use paring_engine::Request;
+use paring_model::LoadAs;
 use paring_sampling::Sampler;
-use paring_tensor::DType;
 use serde_json::json;
 
 pub(crate) fn run(args: &Generate) -> Result<()> {
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
     let room = positions.saturating_sub(ids.len());
     // Asked for more than fits is an error; the default is what fits.
     let max_tokens = args.max_tokens.unwrap_or(100.min(room));
-    let model = source.load(&session.cpu, session.dtype(DType::F32))?;
+    let model = source.load(&session.cpu, session.load_as(LoadAs::Stored))?;
     let request = Request { prompt: ids, max_tokens, sampler, stop: source.stop_ids(&tokenizer)? };
 
     let mut stream = tokenizer.stream();

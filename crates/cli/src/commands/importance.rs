@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     refuse_existing(out)?;
     let source = Source::open(args.model.as_deref())?;
     let windows = windows(&args.data, &source, Part::Calibration, None)?;
-    let (arch, dtype) = (&source.opened.arch, session.dtype(DType::F32));
+    let (arch, dtype) = (&source.opened.arch, session.dtype(DType::F32)?);
     let context = windows.longest();
     let numbers = arch.layers.iter().map(|l| 6 * (2 * arch.hidden + l.ffn + l.heads * arch.head_dim) + 2 * arch.hidden);
     let mut forecast = Forecast {

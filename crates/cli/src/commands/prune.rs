@@ -26,6 +26,7 @@ const WINDOWS: usize = 64;
 
 pub(crate) fn run(args: &Prune) -> Result<()> {
     let session = Session::new(&args.common)?;
+    let dtype = session.dtype(DType::F32)?;
     let Some(out) = &args.out else { return Err(Failure::input("where to? give --out DIR")) };
     let Some(file) = &args.importance else {
         return Err(Failure::input("what matters? give --importance FILE, which `paring importance` makes"));
@@ -41,7 +42,6 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let compensate = args.target.compensate == Some(Compensate::LeastSquares);
     let windows = compensate.then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
 
-    let dtype = session.dtype(DType::F32);
     let largest = arch.n_params_non_embedding().max(arch.vocab * arch.hidden) as u64;
     let mut forecast = Forecast {
         params: arch.n_params() as u64,

@@ -130,6 +130,28 @@ fn what_all_commands_share() {
 }
 
 #[test]
+fn weights_as_they_are_stored_are_for_running_a_model_forward() {
+    let lab = Lab::new();
+    lab.done("importance --model model --text text.txt --context 64 --windows 4 --out importance");
+    for command in [
+        "importance --model model --text text.txt --context 64 --out new",
+        "prune --model model --importance importance --ffn 24 --out new",
+        "distill --student model --teacher model --text text.txt --context 64 --budget 256 --out new",
+        "compress --model model --text text.txt --context 64 --budget 256 --ffn 24 --out new",
+    ] {
+        lab.refused(&format!("{command} --dtype stored"), &["--dtype stored is for generate and eval", "f32 or bf16"]);
+    }
+    // The model's weights are bf16 or f32: as stored is one of these, and what generate does by itself.
+    let eval =
+        |dtype: &str| lab.json(&format!("eval --model model --text text.txt --context 64 {dtype}"))["nll"].clone();
+    let stored = eval("--dtype stored");
+    assert!([eval("--dtype f32"), eval("--dtype bf16")].contains(&stored), "{stored}");
+    assert_eq!(eval(""), eval("--dtype f32"));
+    let generate = |dtype: &str| lab.json(&format!("generate --model model --prompt ab {dtype}"))["text"].clone();
+    assert_eq!(generate(""), generate("--dtype stored"));
+}
+
+#[test]
 fn what_is_missing_is_asked_for() {
     let lab = Lab::new();
     for (line, says) in [

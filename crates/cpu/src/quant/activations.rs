@@ -8,6 +8,44 @@ use std::cell::RefCell;
 /// Values that are worth a task.
 const TASK: usize = 16 << 10;
 
+/// Blocks of a [`Group`].
+pub(super) const GROUP: usize = 4;
+
+/// Four blocks of one row in the order in which vectors of 512 bits take the halves of bytes of as many blocks of weights.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Group {
+    /// The first halves of the blocks, then the second ones.
+    pub(super) q: [[i8; 64]; 2],
+    /// What the sums of four lanes for each block begin with: `-8` times the sums of their activations.
+    pub(super) offsets: [i32; 16],
+    /// Scales, four times each.
+    pub(super) scales: [f32; 16],
+    /// `scale * sum of q` of each.
+    pub(super) sums: [f32; GROUP],
+}
+
+impl Group {
+    const EMPTY: Group = Group { q: [[0; 64]; 2], offsets: [0; 16], scales: [0.0; 16], sums: [0.0; GROUP] };
+
+    fn of(q: &[[i8; LEN]; GROUP], scales: &[f32; GROUP]) -> Group {
+        let mut group = Group::EMPTY;
+        for (b, (block, &scale)) in q.iter().zip(scales).enumerate() {
+            let (low, high) = block.split_at(LEN / 2);
+            group.q[0][16 * b..][..16].copy_from_slice(low);
+            group.q[1][16 * b..][..16].copy_from_slice(high);
+            group.scales[4 * b..][..4].fill(scale);
+            // Neighbours of four of both halves are summed in one lane.
+            for (lane, offset) in group.offsets[4 * b..][..4].iter_mut().enumerate() {
+                let of = |half: &[i8]| half[4 * lane..][..4].iter().map(|&q| i32::from(q)).sum::<i32>();
+                *offset = -8 * (of(low) + of(high));
+            }
+            group.sums[b] = scale * block.iter().map(|&q| i32::from(q)).sum::<i32>() as f32;
+        }
+        group
+    }
+}
+
 /// Rows of rounded activations.
 #[derive(Clone, Copy)]
 pub(super) struct Rounded<'a> {
@@ -17,6 +55,8 @@ pub(super) struct Rounded<'a> {
     pub(super) offsets: &'a [[i32; 8]],
     /// A quarter of `scale * sum of q`, which the minimum of a block of Q4_1 is multiplied with. Empty beside other types.
     pub(super) sums: &'a [f32],
+    /// The same in groups, as far as whole ones go: for one row beside Q4_0 and Q4_1, on machines that multiply so. Else empty.
+    pub(super) groups: &'a [Group],
     /// Blocks of a row.
     row: usize,
 }
@@ -30,6 +70,7 @@ impl<'a> Rounded<'a> {
             scales: &self.scales[at..],
             offsets: self.offsets.get(at..).unwrap_or_default(),
             sums: self.sums.get(at..).unwrap_or_default(),
+            groups: &[],
             row: self.row,
         }
     }
@@ -48,6 +89,7 @@ struct Memory {
     scales: Vec<f32>,
     offsets: Vec<[i32; 8]>,
     sums: Vec<f32>,
+    groups: Vec<Group>,
 }
 
 thread_local! {
@@ -96,12 +138,18 @@ pub(super) fn with_rounded<R>(
         }
         _ => threads.pieces(TASK / LEN, (x, q, scales), |_, (x, q, scales)| round(isa, x, q, scales)),
     }
+    memory.groups.clear();
+    if n == k / LEN && dtype != DType::Q8_0 && Isa::Avx512Vnni <= isa {
+        let (q, scales) = (memory.q[..n].as_chunks().0, memory.scales[..n].as_chunks().0);
+        memory.groups.extend(q.iter().zip(scales).map(|(q, scales)| Group::of(q, scales)));
+    }
     let part = |wanted: bool| if wanted { n } else { 0 };
     let rounded = Rounded {
         q: &memory.q[..n],
         scales: &memory.scales[..n],
         offsets: &memory.offsets[..part(dtype == DType::Q4_0)],
         sums: &memory.sums[..part(dtype == DType::Q4_1)],
+        groups: &memory.groups,
         row: k / LEN,
     };
     let result = f(rounded);
@@ -118,7 +166,7 @@ fn offsets_of(q: &[i8; LEN]) -> [i32; 8] {
 }
 
 /// Blocks to integers and scales.
-fn round(isa: Isa, x: &[[f32; LEN]], q: &mut [[i8; LEN]], scales: &mut [f32]) {
+pub(super) fn round(isa: Isa, x: &[[f32; LEN]], q: &mut [[i8; LEN]], scales: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if Isa::Avx2 <= isa {
         #[allow(unsafe_code, reason = "calling a function compiled for instructions that were found at run time")]

@@ -2,12 +2,15 @@
 //! `round_block`), so that the products of a block are integers.
 //!
 //! With few rows of x the blocks are multiplied as they lie in memory, which is then the limit: a decoded token reads every weight once,
-//! and 8 or 4 bits are a quarter or an eighth of what f32 would read. Rows of w are taken four at a time. See [`dots`].
+//! and 8 or 4 bits are a quarter or an eighth of what f32 would read. One row of x is multiplied with one row of w after the other, a few
+//! with four at a time. See [`dots`]. Many rows are another matter: both factors are packed, where there are instructions for it.
 //!
 //! Threads take rows of w, whose products are always summed in the same order: results do not depend on how many there are.
 
 mod activations; // x in 8 bits
 mod dequantize; // blocks to f32
+#[cfg(target_arch = "x86_64")]
+mod packed; // many rows
 mod portable; // plain Rust
 #[cfg(target_arch = "x86_64")]
 mod x86; // vectors
@@ -65,6 +68,10 @@ pub(crate) fn linear(isa: Isa, threads: &Threads, y: &mut [f32], n: usize, k: us
     if y.is_empty() {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if Isa::Avx512Vnni <= isa && packed::MANY <= m {
+        return packed::linear(isa, threads, y, n, x, w);
+    }
     activations::with_rounded(isa, threads, x, k, w.dtype, |x| dots(isa, threads, y, n, x, w));
 }
 
@@ -74,6 +81,10 @@ fn dots(isa: Isa, threads: &Threads, y: &mut [f32], n: usize, x: Rounded<'_>, w:
     let bytes = w.row_bytes();
     let least = (TASK_BYTES / bytes.max(1)).max(1);
     let rows = n.div_ceil(8 * threads.count()).max(least).next_multiple_of(TOGETHER);
+    if m == 1 {
+        return threads
+            .pieces(rows, y, |task, y| row(isa, y, x, Blocks { bytes: &w.bytes[task * rows * bytes..], ..w }));
+    }
     let out = Out::new(y, n);
     threads.for_each(n.div_ceil(rows), |task| {
         let (first, end) = (task * rows, n.min((task + 1) * rows));
@@ -93,6 +104,15 @@ fn dots(isa: Isa, threads: &Threads, y: &mut [f32], n: usize, x: Rounded<'_>, w:
             }
         }
     });
+}
+
+/// `y` becomes the products of one row of x and the first rows of w.
+fn row(isa: Isa, y: &mut [f32], x: Rounded<'_>, w: Blocks<'_>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        isa if Isa::Avx2 <= isa => x86::rows(isa, y, x, w),
+        _ => portable::rows(y, x, w),
+    }
 }
 
 /// Rows of x of a tile, at most.

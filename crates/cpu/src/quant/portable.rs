@@ -18,6 +18,15 @@ pub(super) fn tile(sums: &mut [[f32; TOGETHER]; MOST], x: Rounded<'_>, rows: usi
     }
 }
 
+/// See [`super::row`].
+pub(super) fn rows(y: &mut [f32], x: Rounded<'_>, w: Blocks<'_>) {
+    for (c, y) in y.iter_mut().enumerate() {
+        let mut sums = [[0.0; TOGETHER]; MOST];
+        tile(&mut sums, x, 1, Blocks { bytes: &w.bytes[c * w.row_bytes()..], ..w }, 1);
+        *y = sums[0][0];
+    }
+}
+
 fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }

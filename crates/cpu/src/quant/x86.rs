@@ -3,12 +3,16 @@
 //! The instructions multiply unsigned by signed bytes. Halves of bytes (Q4_0, Q4_1) are unsigned as they are stored: what Q4_0 has to have
 //! subtracted comes with the activations. Bytes (Q8_0) give their sign to the activations, which have room for it: they are never -128.
 #![allow(unsafe_code, reason = "vector loads through pointers; bounds are asserted")]
-use super::{Blocks, LEN, MOST, Q4_0, Q4_1, Q8_0, TOGETHER, activations::Rounded, format};
+use super::{
+    Blocks, LEN, MOST, Q4_0, Q4_1, Q8_0, TOGETHER,
+    activations::{GROUP, Group, Rounded},
+    format,
+};
 use crate::isa::Isa;
 use std::arch::x86_64::*;
 
 /// How far ahead of a row's blocks memory is asked for, in bytes.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 2048;
 
 /// See [`super::tile`].
 pub(super) fn tile(
@@ -19,23 +23,37 @@ pub(super) fn tile(
     w: Blocks<'_>,
     columns: usize,
 ) {
-    let Rounded { q, scales, offsets, sums: of_min, .. } = x;
-    let blocks = rows * w.row;
     assert!(
         rows <= MOST && columns <= TOGETHER && columns * w.row_bytes() <= w.bytes.len(),
         "a tile of {rows}x{columns}"
     );
-    assert!(blocks <= q.len() && blocks <= scales.len(), "rows of activations are missing");
     let format = format(w.dtype);
-    assert!(format != Q4_0 || blocks <= offsets.len(), "offsets of activations are missing");
-    assert!(format != Q4_1 || blocks <= of_min.len(), "sums of activations are missing");
-    let x = X { q: q.as_ptr(), scales: scales.as_ptr(), offsets: offsets.as_ptr(), of_min: of_min.as_ptr() };
+    let x = x.raw(format, rows * w.row);
     // SAFETY: the machine has the instructions (`Cpu::with_isa` checked); x has `rows` and w `columns` rows of `w.row` blocks (asserted).
     unsafe {
         match isa {
             Isa::AvxVnni => avx_vnni::tile(format, sums, x, rows, w, columns),
             isa if Isa::Avx512Vnni <= isa => avx512_vnni::tile(format, sums, x, rows, w, columns),
             _ => avx2::tile(format, sums, x, rows, w, columns),
+        }
+    }
+}
+
+/// See [`super::row`].
+pub(super) fn rows(isa: Isa, y: &mut [f32], x: Rounded<'_>, w: Blocks<'_>) {
+    assert!(y.len() * w.row_bytes() <= w.bytes.len(), "rows of weights are missing");
+    let format = format(w.dtype);
+    let (row, groups) = (x.raw(format, w.row), x.groups);
+    // SAFETY: the machine has the instructions (`Cpu::with_isa` checked); x has one row and w `y.len()` rows of `w.row` blocks (asserted,
+    // by `raw` for x). Groups are of whole rows, or none.
+    unsafe {
+        match isa {
+            Isa::AvxVnni => avx_vnni::rows(format, y, row, w),
+            isa if Isa::Avx512Vnni <= isa && groups.len() == w.row / GROUP && !groups.is_empty() => {
+                fours::rows(format == Q4_1, y, row, groups, w)
+            }
+            isa if Isa::Avx512Vnni <= isa => avx512_vnni::rows(format, y, row, w),
+            _ => avx2::rows(format, y, row, w),
         }
     }
 }
@@ -47,6 +65,38 @@ struct X {
     scales: *const f32,
     offsets: *const [i32; 8],
     of_min: *const f32,
+}
+
+impl Rounded<'_> {
+    /// Pointers to what a kernel for `format` reads of `blocks` blocks.
+    fn raw(&self, format: u8, blocks: usize) -> X {
+        let Rounded { q, scales, offsets, sums, .. } = self;
+        assert!(blocks <= q.len() && blocks <= scales.len(), "rows of activations are missing");
+        assert!(format != Q4_0 || blocks <= offsets.len(), "offsets of activations are missing");
+        assert!(format != Q4_1 || blocks <= sums.len(), "sums of activations are missing");
+        X { q: q.as_ptr(), scales: scales.as_ptr(), offsets: offsets.as_ptr(), of_min: sums.as_ptr() }
+    }
+}
+
+/// Bytes of a block.
+pub(super) const fn bytes(format: u8) -> usize {
+    match format {
+        Q8_0 => 34,
+        Q4_0 => 18,
+        _ => 20,
+    }
+}
+
+/// The 32 halves of 16 bytes, low ones first.
+///
+/// # Safety
+/// `p` is 16 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn nibbles(p: *const u8) -> __m256i {
+    // SAFETY: by contract.
+    let both = unsafe { _mm_loadu_si128(p.cast()) };
+    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
 }
 
 /// Kernels for instructions that have `dot`: partial sums plus the products of unsigned and signed bytes, four neighbours together.
@@ -96,7 +146,6 @@ macro_rules! kernels {
                 // SAFETY: by contract.
                 unsafe {
                     match (rows, columns) {
-                        (1, 4) => block::<FORMAT, 1, 4>(sums, x, p, n, 0),
                         (2, 4) => block::<FORMAT, 2, 4>(sums, x, p, n, 0),
                         (3, 4) => {
                             block::<FORMAT, 3, 2>(sums, x, p, n, 0);
@@ -109,7 +158,7 @@ macro_rules! kernels {
                         _ => {
                             for column in 0..columns {
                                 match rows {
-                                    1 => block::<FORMAT, 1, 1>(sums, x, p, n, column),
+                                    1 => sums[0][column] = row::<FORMAT>(x, p.add(column * w.row_bytes()), n),
                                     2 => block::<FORMAT, 2, 1>(sums, x, p, n, column),
                                     3 => block::<FORMAT, 3, 1>(sums, x, p, n, column),
                                     _ => block::<FORMAT, 4, 1>(sums, x, p, n, column),
@@ -118,6 +167,127 @@ macro_rules! kernels {
                         }
                     }
                 }
+            }
+
+            /// A row of x by each row of w.
+            ///
+            /// # Safety
+            /// As [`tiles`], with one row of x and `y.len()` rows of w.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn rows(format: u8, y: &mut [f32], x: X, w: Blocks<'_>) {
+                for (c, y) in y.iter_mut().enumerate() {
+                    // SAFETY: by contract.
+                    *y = unsafe {
+                        let p = w.bytes.as_ptr().add(c * w.row_bytes());
+                        match format {
+                            Q8_0 => row::<Q8_0>(x, p, w.row),
+                            Q4_0 => row::<Q4_0>(x, p, w.row),
+                            _ => row::<Q4_1>(x, p, w.row),
+                        }
+                    };
+                }
+            }
+
+            /// A row of x by a row of w. Memory is read in order, which is what processors fetch ahead best, and blocks go to two sums by
+            /// turns: one would wait for itself.
+            ///
+            /// # Safety
+            /// As [`tiles`], with one row each.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn row<const FORMAT: u8>(x: X, w: *const u8, n: usize) -> f32 {
+                let mut acc = [_mm256_setzero_ps(); 2];
+                let mut b = 0;
+                // SAFETY: blocks below n of both rows.
+                unsafe {
+                    while b + 2 <= n {
+                        acc[0] = step::<FORMAT>(acc[0], x, w, b);
+                        acc[1] = step::<FORMAT>(acc[1], x, w, b + 1);
+                        b += 2;
+                    }
+                    if b < n {
+                        acc[0] = step::<FORMAT>(acc[0], x, w, b);
+                    }
+                }
+                sum(_mm256_add_ps(acc[0], acc[1]))
+            }
+
+            /// Adds the product of blocks `b` of a row of x and a row of w.
+            ///
+            /// # Safety
+            /// As [`tiles`]; both rows have a block `b`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn step<const FORMAT: u8>(acc: __m256, x: X, w: *const u8, b: usize) -> __m256 {
+                // SAFETY: block b is there by contract. What is asked for ahead may be anywhere.
+                unsafe {
+                    let p = w.add(b * bytes(FORMAT));
+                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
+                    let (q, scale, pair) = parts::<FORMAT>(p);
+                    add_block::<FORMAT>(acc, x, b, q, scale, pair)
+                }
+            }
+
+            /// Integers (Q8_0: the bytes; Q4: the halves of the bytes, low ones first), scale everywhere, scale and minimum by turns.
+            ///
+            /// # Safety
+            /// The machine has the instructions; `p` is a block.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn parts<const FORMAT: u8>(p: *const u8) -> (__m256i, __m256, __m256) {
+                // SAFETY: inside the block.
+                unsafe {
+                    let q = match FORMAT {
+                        Q8_0 => _mm256_loadu_si256(p.add(2).cast()),
+                        _ => nibbles(p.add(bytes(FORMAT) - 16)),
+                    };
+                    let pair = match FORMAT {
+                        Q4_1 => _mm256_cvtph_ps(_mm_set1_epi32(p.cast::<i32>().read_unaligned())),
+                        _ => _mm256_cvtph_ps(_mm_set1_epi16(p.cast::<i16>().read_unaligned())),
+                    };
+                    (q, if FORMAT == Q4_1 { _mm256_moveldup_ps(pair) } else { pair }, pair)
+                }
+            }
+
+            /// Adds the product of block `at` of x and the block of w that [`parts`] gave.
+            ///
+            /// # Safety
+            /// As [`tiles`]; x has a block `at`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn add_block<const FORMAT: u8>(
+                acc: __m256,
+                x: X,
+                at: usize,
+                q: __m256i,
+                scale: __m256,
+                pair: __m256,
+            ) -> __m256 {
+                // SAFETY: by contract.
+                unsafe {
+                    let xq = _mm256_loadu_si256(x.q.add(at).cast());
+                    let products = match FORMAT {
+                        Q8_0 => dot(_mm256_setzero_si256(), _mm256_abs_epi8(q), _mm256_sign_epi8(xq, q)),
+                        Q4_0 => dot(_mm256_loadu_si256(x.offsets.add(at).cast()), q, xq),
+                        _ => dot(_mm256_setzero_si256(), q, xq),
+                    };
+                    let scales = _mm256_mul_ps(scale, _mm256_broadcast_ss(&*x.scales.add(at)));
+                    let acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales, acc);
+                    if FORMAT != Q4_1 {
+                        return acc;
+                    }
+                    // The minimum times a quarter of the sum, in four lanes.
+                    let sum = _mm256_broadcast_ss(&*x.of_min.add(at));
+                    _mm256_fmadd_ps(pair, _mm256_blend_ps::<0b1010_1010>(_mm256_setzero_ps(), sum), acc)
+                }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            pub(super) fn sum(eight: __m256) -> f32 {
+                let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
             }
 
             /// R rows of x by C rows of w from `column` on, all at the same time.
@@ -133,11 +303,7 @@ macro_rules! kernels {
                 n: usize,
                 column: usize,
             ) {
-                let size = match FORMAT {
-                    Q8_0 => 34,
-                    Q4_0 => 18,
-                    _ => 20,
-                };
+                let size = bytes(FORMAT);
                 let ahead = AHEAD.max(C * n * size);
                 let mut acc = [[_mm256_setzero_ps(); C]; R];
                 for b in 0..n {
@@ -147,47 +313,16 @@ macro_rules! kernels {
                         unsafe {
                             let p = w.add(((column + c) * n + b) * size);
                             _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(ahead).cast());
-                            // Q8_0: the bytes. Q4: the halves of the bytes, low ones first.
-                            let q = match FORMAT {
-                                Q8_0 => _mm256_loadu_si256(p.add(2).cast()),
-                                _ => {
-                                    let both = _mm_loadu_si128(p.add(size - 16).cast());
-                                    let halves = _mm256_set_m128i(_mm_srli_epi16::<4>(both), both);
-                                    _mm256_and_si256(halves, _mm256_set1_epi8(15))
-                                }
-                            };
-                            // Scale and minimum by turns, or the scale everywhere.
-                            let pair = match FORMAT {
-                                Q4_1 => _mm256_cvtph_ps(_mm_set1_epi32(p.cast::<i32>().read_unaligned())),
-                                _ => _mm256_cvtph_ps(_mm_set1_epi16(p.cast::<i16>().read_unaligned())),
-                            };
-                            let scale = if FORMAT == Q4_1 { _mm256_moveldup_ps(pair) } else { pair };
+                            let (q, scale, pair) = parts::<FORMAT>(p);
                             for r in 0..R {
-                                let at = r * n + b;
-                                let xq = _mm256_loadu_si256(x.q.add(at).cast());
-                                let products = match FORMAT {
-                                    Q8_0 => dot(_mm256_setzero_si256(), _mm256_abs_epi8(q), _mm256_sign_epi8(xq, q)),
-                                    Q4_0 => dot(_mm256_loadu_si256(x.offsets.add(at).cast()), q, xq),
-                                    _ => dot(_mm256_setzero_si256(), q, xq),
-                                };
-                                let scales = _mm256_mul_ps(scale, _mm256_broadcast_ss(&*x.scales.add(at)));
-                                acc[r][c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales, acc[r][c]);
-                                if FORMAT == Q4_1 {
-                                    // The minimum times a quarter of the sum, in four lanes.
-                                    let sum = _mm256_broadcast_ss(&*x.of_min.add(at));
-                                    let sum = _mm256_blend_ps::<0b1010_1010>(_mm256_setzero_ps(), sum);
-                                    acc[r][c] = _mm256_fmadd_ps(pair, sum, acc[r][c]);
-                                }
+                                acc[r][c] = add_block::<FORMAT>(acc[r][c], x, r * n + b, q, scale, pair);
                             }
                         }
                     }
                 }
                 for r in 0..R {
                     for c in 0..C {
-                        let four = _mm_add_ps(_mm256_castps256_ps128(acc[r][c]), _mm256_extractf128_ps::<1>(acc[r][c]));
-                        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-                        let one = _mm_add_ss(two, _mm_shuffle_ps::<1>(two, two));
-                        sums[r][column + c] = _mm_cvtss_f32(one);
+                        sums[r][column + c] = sum(acc[r][c]);
                     }
                 }
             }
@@ -202,3 +337,76 @@ kernels!(avx2, "avx2,fma,f16c", |sum, a, b| {
 });
 kernels!(avx_vnni, "avx2,fma,f16c,avxvnni", |sum, a, b| _mm256_dpbusd_avx_epi32(sum, a, b));
 kernels!(avx512_vnni, "avx2,fma,f16c,avx512f,avx512vl,avx512vnni", |sum, a, b| _mm256_dpbusd_epi32(sum, a, b));
+
+/// A row of x by rows of w in halves of bytes: four blocks at a time in vectors of 512 bits, four lanes each.
+mod fours {
+    use super::*;
+
+    /// # Safety
+    /// As `avx512_vnni::rows`; x in groups are all whole groups of the row.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) unsafe fn rows(with_min: bool, y: &mut [f32], x: X, groups: &[Group], w: Blocks<'_>) {
+        for (c, y) in y.iter_mut().enumerate() {
+            // SAFETY: by contract.
+            *y = unsafe {
+                let p = w.bytes.as_ptr().add(c * w.row_bytes());
+                if with_min { row::<Q4_1>(x, groups, p, w.row) } else { row::<Q4_0>(x, groups, p, w.row) }
+            };
+        }
+    }
+
+    /// # Safety
+    /// As [`rows`], with one row of w.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn row<const FORMAT: u8>(x: X, groups: &[Group], w: *const u8, n: usize) -> f32 {
+        let size = const { bytes(FORMAT) };
+        // Where the halves of scales (and of minima) lie among the 32 of the first 64 bytes of a group: four times each.
+        let step = (size / 2) as i64;
+        let four = |word: i64| word * 0x0001_0001_0001_0001;
+        let scales = _mm512_set_epi64(0, 0, 0, 0, four(3 * step), four(2 * step), four(step), 0);
+        let minima = _mm_set_epi16(0, 0, 0, 0, 3 * step as i16 + 1, 2 * step as i16 + 1, step as i16 + 1, 1);
+        let low = _mm512_set1_epi8(15);
+        let (mut acc, mut of_min) = ([_mm512_setzero_ps(); 2], _mm_setzero_ps());
+        for (g, group) in groups.iter().enumerate() {
+            // SAFETY: four blocks of w, 72 or 80 bytes, and a group of x. What is asked for ahead may be anywhere.
+            unsafe {
+                let p = w.add(g * GROUP * size);
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64).cast());
+                let quarter = |b: usize| _mm_loadu_si128(p.add(b * size + size - 16).cast());
+                let both = _mm512_inserti64x4::<1>(
+                    _mm512_castsi256_si512(_mm256_set_m128i(quarter(1), quarter(0))),
+                    _mm256_set_m128i(quarter(3), quarter(2)),
+                );
+                let words = _mm512_loadu_si512(p.cast());
+                let scale = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(scales, words)));
+                let scale = _mm512_mul_ps(scale, _mm512_load_ps(group.scales.as_ptr()));
+                let start = match FORMAT {
+                    Q4_0 => _mm512_load_si512(group.offsets.as_ptr().cast()),
+                    _ => _mm512_setzero_si512(),
+                };
+                let [x_low, x_high] = [0, 1].map(|h| _mm512_load_si512(group.q[h].as_ptr().cast()));
+                let products = _mm512_dpbusd_epi32(start, _mm512_and_si512(both, low), x_low);
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
+                let products = _mm512_dpbusd_epi32(products, high, x_high);
+                acc[g % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, acc[g % 2]);
+                if FORMAT == Q4_1 {
+                    let min = _mm512_permutexvar_epi16(_mm512_castsi128_si512(minima), words);
+                    let min = _mm_cvtph_ps(_mm512_castsi512_si128(min));
+                    of_min = _mm_fmadd_ps(min, _mm_load_ps(group.sums.as_ptr()), of_min);
+                }
+            }
+        }
+        let acc = _mm512_add_ps(acc[0], acc[1]);
+        let mut eight = _mm256_add_ps(_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps::<1>(acc));
+        if FORMAT == Q4_1 {
+            eight = _mm256_add_ps(eight, _mm256_zextps128_ps256(of_min));
+        }
+        for b in groups.len() * GROUP..n {
+            // SAFETY: a block of both rows.
+            eight = unsafe { avx512_vnni::step::<FORMAT>(eight, x, w, b) };
+        }
+        avx512_vnni::sum(eight)
+    }
+}
