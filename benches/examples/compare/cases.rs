@@ -92,7 +92,8 @@ fn of_model(model: &Model) -> Vec<Case> {
 const STEPS: [(usize, usize); 3] = [(4, 256), (4, 512), (8, 512)];
 
 /// Our ways to spend less memory, as options in a case's line.
-pub(crate) const SAVINGS: [(&str, &[&str]); 2] = [("", &[]), ("recompute", &["recompute"])];
+pub(crate) const SAVINGS: [(&str, &[&str]); 3] =
+    [("", &[]), ("recompute", &["recompute"]), ("recompute, bf16 moments", &["recompute", "bf16 moments"])];
 
 /// One case for each size of step.
 pub(crate) fn memory(models: &[Model]) -> Vec<Case> {

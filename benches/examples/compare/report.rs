@@ -44,8 +44,8 @@ pub(crate) fn times_rows(case: &Case, sides: &[&mut Side], times: &[Result<Times
 }
 
 pub(crate) fn memory_heading() -> String {
-    "\nPeak of resident memory (VmHWM) in MB: while the models are loaded and the optimizer is made, and during the first three steps; \
-     and the speed of the third, which is one sample only.\n\n\
+    "\nPeak of resident memory (VmHWM) in MB: while the models are loaded and the optimizer is made, and during the first two steps; \
+     and the speed of the second, which is one sample only.\n\n\
      | case | side | loading | steps | ours / peer | tokens/s |\n|---|---|---|---|---|---|\n"
         .into()
 }

@@ -82,7 +82,7 @@ fn one(sides: &mut [&mut Side], case: &Case, rounds: Option<usize>) -> Result<Ve
 }
 
 /// Steps that are looked at: the optimizer's state may be there only after the first.
-const STEPS: usize = 3;
+const STEPS: usize = 2;
 
 /// The peaks of memory of distillation, each side in a process that has done nothing else: peers first, then ours by every way to save.
 pub(crate) fn memory(start: &Start<'_>, cases: &[Case], peers: &[Side]) -> Result<String> {
