@@ -233,16 +233,16 @@ fn place(b: &dyn Backend, values: &[f32], dtype: DType, shape: Shape) -> paring_
     Ok((high, Some(low)))
 }
 
-/// How many windows of `context` tokens run at once: as many as keep the tape under about 600 MB, at most 16.
+/// How many windows of `context` tokens run at once: as many as keep the tape under about 250 MB, at most 16.
 ///
 /// A function of the architecture alone, so that the same recipe sums gradients in the same order on every machine.
 pub fn micro_windows(arch: &Arch, context: usize) -> usize {
-    (600_000_000 / activation_bytes(arch, context).max(1)).clamp(1, 16)
+    (250_000_000 / activation_bytes(arch, context).max(1)).clamp(1, 16)
 }
 
-/// Bytes of what the tape keeps of `tokens` tokens, all f32.
+/// Bytes of what the tape keeps of `tokens` tokens, all f32: of a layer the residual stream before attention and before the MLP, q, k, v, the
+/// heads' outputs, gate and up. What is normed or gated is made again.
 pub fn activation_bytes(arch: &Arch, tokens: usize) -> usize {
-    let layer =
-        |l: &paring_model::LayerArch| 8 * arch.hidden + 4 * l.ffn + (4 * l.heads + 3 * l.kv_heads) * arch.head_dim;
+    let layer = |l: &paring_model::LayerArch| 2 * (arch.hidden + l.ffn + (l.heads + l.kv_heads) * arch.head_dim);
     4 * arch.layers.iter().map(layer).sum::<usize>() * tokens
 }
