@@ -103,7 +103,8 @@ impl Backend for Cpu {
     }
 
     fn zeros(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
-        self.memory.tensor_zeroed(dtype, shape).map_err(Error::in_op("zeros"))
+        let zero = |bytes: &mut [u8]| elementwise::zero(&self.threads, bytes);
+        self.memory.tensor_zeroed_by(dtype, shape, zero).map_err(Error::in_op("zeros"))
     }
 
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {

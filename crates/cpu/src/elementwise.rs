@@ -14,6 +14,10 @@ pub(crate) fn fill(threads: &Threads, y: &mut [f32], value: f32) {
     threads.pieces(PIECE, y, |_, y| y.fill(value));
 }
 
+pub(crate) fn zero(threads: &Threads, bytes: &mut [u8]) {
+    threads.pieces(4 * PIECE, bytes, |_, bytes| bytes.fill(0));
+}
+
 vectorised! {
     fn bf16_piece(y: &mut [bf16], x: &[f32]) {
         for (y, &x) in y.iter_mut().zip(x) {

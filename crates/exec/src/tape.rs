@@ -97,12 +97,12 @@ pub(crate) fn walk<'m>(
         match node {
             Node::Embed { w, ids, y } => {
                 if let Some(dy) = slots.take(y) {
-                    b.embed_backward(grads.get_mut(w.id), &dy, &ids)?;
+                    b.embed_backward(grads.get_mut(b, w.id)?, &dy, &ids)?;
                 }
             }
             Node::Linear { x, w, y } => {
                 if let Some(dy) = slots.take(y) {
-                    b.linear_dw(grads.get_mut(w.id), &dy, &remade.get(b, &x)?, w.tensor.dtype())?;
+                    b.linear_dw(grads.get_mut(b, w.id)?, &dy, &remade.get(b, &x)?, w.tensor.dtype())?;
                     let (dx, accum) = slots.output(b, x.id, x.shape())?;
                     b.linear_dx(dx, accum, &dy, &w.tensor)?;
                 }
@@ -110,7 +110,7 @@ pub(crate) fn walk<'m>(
             Node::RmsNorm { x, w, rstd, y } => {
                 if let Some(dy) = slots.take(y) {
                     let (dx, accum) = slots.output(b, x.id, x.tensor.shape())?;
-                    b.rms_norm_backward(dx, accum, grads.get_mut(w.id), &dy, &x.tensor, &w.tensor, &rstd)?;
+                    b.rms_norm_backward(dx, accum, grads.get_mut(b, w.id)?, &dy, &x.tensor, &w.tensor, &rstd)?;
                 }
             }
             Node::Add { a, b: c, y } => {
@@ -122,7 +122,7 @@ pub(crate) fn walk<'m>(
             Node::AddRmsNorm { a, b: c, sum, w, rstd, y } => {
                 if let Some(dy) = slots.take(y) {
                     let (dx, accum) = slots.output(b, sum.id, sum.tensor.shape())?;
-                    b.rms_norm_backward(dx, accum, grads.get_mut(w.id), &dy, &sum.tensor, &w.tensor, &rstd)?;
+                    b.rms_norm_backward(dx, accum, grads.get_mut(b, w.id)?, &dy, &sum.tensor, &w.tensor, &rstd)?;
                 }
                 if let Some(dsum) = slots.take(sum.id) {
                     slots.put(b, a, dsum.clone())?;

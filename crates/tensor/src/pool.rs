@@ -78,9 +78,17 @@ impl HostPool {
     /// # Errors
     /// Those of [`HostPool::buffer`].
     pub fn zeroed(&self, len: usize) -> Result<HostBuffer> {
+        self.zeroed_by(len, |bytes| bytes.fill(0))
+    }
+
+    /// `len` bytes of zeros, which `zero` writes where memory is used again.
+    ///
+    /// # Errors
+    /// Those of [`HostPool::buffer`].
+    pub fn zeroed_by(&self, len: usize, zero: impl FnOnce(&mut [u8])) -> Result<HostBuffer> {
         let (mut buffer, fresh) = self.take(len)?;
         if !fresh {
-            buffer.bytes_mut().fill(0);
+            zero(buffer.bytes_mut());
         }
         Ok(buffer)
     }
@@ -93,12 +101,12 @@ impl HostPool {
         Tensor::new(Arc::new(self.buffer(dtype.bytes_of(shape)?)?), dtype, shape)
     }
 
-    /// A tensor of zeros.
+    /// A tensor of zeros, which `zero` writes where memory is used again.
     ///
     /// # Errors
     /// Those of [`HostPool::buffer`].
-    pub fn tensor_zeroed(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
-        Tensor::new(Arc::new(self.zeroed(dtype.bytes_of(shape)?)?), dtype, shape)
+    pub fn tensor_zeroed_by(&self, dtype: DType, shape: Shape, zero: impl FnOnce(&mut [u8])) -> Result<Tensor> {
+        Tensor::new(Arc::new(self.zeroed_by(dtype.bytes_of(shape)?, zero)?), dtype, shape)
     }
 
     /// What the pool holds now.

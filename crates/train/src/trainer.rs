@@ -87,7 +87,7 @@ impl<'b> Trainer<'b> {
             moments.push((moment().map_err(own)?, moment().map_err(own)?));
         }
         let model = Model::from_tensors(arch, backend, weights).map_err(Error::from)?;
-        let grads = Grads::zeros(backend, &model.shapes()).map_err(own)?;
+        let grads = Grads::new(&model.shapes());
         Ok(Trainer { backend, config, model, low, moments, grads, step: 0, tokens: 0 })
     }
 
@@ -161,7 +161,7 @@ impl<'b> Trainer<'b> {
         let x = self.model.hidden(&mut cx, batch, None)?;
         let mut dx = b.alloc(DType::F32, x.tensor.shape())?;
         let head = self.model.head();
-        let grads = Some(HeadGrads { dx_td: &mut dx, dw_vd: Some(self.grads.get_mut(head.id)) });
+        let grads = Some(HeadGrads { dx_td: &mut dx, dw_vd: Some(self.grads.get_mut(b, head.id)?) });
         let loss = match &teacher_x {
             Some((teacher, tx)) => b.head_kl(grads, &x.tensor, &head.tensor, tx, &teacher.head().tensor, scale)?,
             None => b.head_cross_entropy(grads, &x.tensor, &head.tensor, &batch.next_tokens(), scale)?,
@@ -181,7 +181,7 @@ impl<'b> Trainer<'b> {
             Objective::NextToken => batch.n_targets(),
         });
         let rows = rows.sum();
-        self.grads.zero(self.backend)?;
+        self.grads.clear();
         let mut loss = 0.0;
         for batch in batches {
             loss += self.accumulate(batch, objective, rows)?;
@@ -212,10 +212,11 @@ impl<'b> Trainer<'b> {
                 step.weight_decay = 0.0;
             }
             let (m, v) = &mut self.moments[i];
-            let grad = self.grads.get(id);
+            // Its memory is free after the update, for the next activations.
+            let grad = self.grads.take(self.backend, id)?;
             match &mut self.low[i] {
-                Some(low) => self.backend.adamw_split(&mut weight.tensor, low, m, v, grad, &step)?,
-                None => self.backend.adamw(&mut weight.tensor, m, v, grad, &step)?,
+                Some(low) => self.backend.adamw_split(&mut weight.tensor, low, m, v, &grad, &step)?,
+                None => self.backend.adamw(&mut weight.tensor, m, v, &grad, &step)?,
             }
         }
         Ok(())
