@@ -65,6 +65,7 @@ fn steps(c: &mut Criterion) {
             decay_vectors: false,
             clip: 1.0,
             dtype,
+            moments: DType::F32,
             recompute: false,
         };
         let values = |p: &paring_model::ParamSpec| Ok::<_, paring_train::Error>(initial_values(&arch, p, 2));

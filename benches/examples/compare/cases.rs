@@ -87,3 +87,25 @@ fn of_model(model: &Model) -> Vec<Case> {
     cases.extend([learn("train", "f32"), learn("train", "bf16"), learn("distil", "bf16")]);
     cases
 }
+
+/// Distillation steps whose memory is looked at: windows and context.
+const STEPS: [(usize, usize); 3] = [(4, 256), (4, 512), (8, 512)];
+
+/// Our ways to spend less memory, as options in a case's line.
+pub(crate) const SAVINGS: [(&str, &[&str]); 3] =
+    [("", &[]), ("recompute", &["recompute"]), ("recompute, bf16 moments", &["recompute", "bf16 moments"])];
+
+/// One case for each size of step.
+pub(crate) fn memory(models: &[Model]) -> Vec<Case> {
+    let directories = models.iter().filter(|model| model.format != "gguf");
+    let cases = directories.flat_map(|model| {
+        STEPS.map(|(windows, context)| Case {
+            name: format!("distil bf16 {windows}x{context}, {}", model.path.rsplit('/').next().unwrap_or_default()),
+            work: (windows * context) as f64,
+            unit: "tokens/s",
+            line: json!({"kind": "distil", "dtype": "bf16", "windows": windows, "context": context, "model": model.path}),
+            format: Some(model.format),
+        })
+    });
+    cases.collect()
+}

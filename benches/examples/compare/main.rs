@@ -43,7 +43,7 @@ struct Args {
     /// Print the names of the cases and run none
     #[arg(long)]
     list: bool,
-    /// Instead of time: the peak of resident memory of one distillation step, each side in a fresh process
+    /// Instead of time: the peak of resident memory of distillation steps, each side in a fresh process
     #[arg(long)]
     memory: bool,
     /// Be our side: answer the lines of standard input
@@ -82,7 +82,7 @@ fn drive(args: &Args) -> Result<()> {
     let start = side::Start { python: &args.python, threads: threads(args) };
     let mut ours = start.ours()?;
     let models = args.model.iter().map(|path| cases::Model::of(&mut ours, path)).collect::<Result<Vec<_>>>()?;
-    let mut cases = cases::all(&models);
+    let mut cases = if args.memory { cases::memory(&models) } else { cases::all(&models) };
     cases.retain(|case| args.cases.is_empty() || args.cases.iter().any(|only| case.name.contains(only.as_str())));
     if args.list {
         cases.iter().for_each(|case| println!("{}", case.name));

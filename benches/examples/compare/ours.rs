@@ -194,7 +194,8 @@ fn learn<'a>(cpu: &'a Cpu, case: &Value) -> Result<Run<'a>> {
         decay_vectors: false,
         clip: 1.0,
         dtype: dtype(text(case, "dtype")?)?,
-        recompute: false,
+        moments: if case["bf16 moments"] == true { DType::BF16 } else { DType::F32 },
+        recompute: case["recompute"] == true,
     };
     let read = |p: &ParamSpec| -> Result<Vec<f32>> { Ok(source.read_checked(&p.name)?) };
     let mut trainer = Trainer::new(cpu, arch.clone(), config, read)?;

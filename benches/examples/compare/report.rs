@@ -44,14 +44,24 @@ pub(crate) fn times_rows(case: &Case, sides: &[&mut Side], times: &[Result<Times
 }
 
 pub(crate) fn memory_heading() -> String {
-    "\nPeak of resident memory (VmHWM) in MB: while the models are loaded and the optimizer is made, and during the first step.\n\n\
-     | case | side | loading | step | ours / peer |\n|---|---|---|---|---|\n"
+    "\nPeak of resident memory (VmHWM) in MB: while the models are loaded and the optimizer is made, and during the first two steps; \
+     and the speed of the second, which is one sample only.\n\n\
+     | case | side | loading | steps | ours / peer | tokens/s |\n|---|---|---|---|---|---|\n"
         .into()
 }
 
-/// One side of a case; `ours` is our side's step, when this is a peer.
-pub(crate) fn memory_row(case: &Case, side: &Side, load: Option<u64>, step: Option<u64>, ours: Option<u64>) -> String {
+/// One side of a case: what it does to save memory, its peaks, and a peer's steps when this is our side.
+pub(crate) fn memory_row(
+    case: &Case,
+    side: &Side,
+    saving: &str,
+    [load, step]: [Option<u64>; 2],
+    seconds: Option<f64>,
+    theirs: Option<u64>,
+) -> String {
     let mb = |bytes: Option<u64>| bytes.map_or("not told".into(), |b| format!("{:.0}", b as f64 / 1e6));
-    let ratio = ours.zip(step).map_or(String::new(), |(ours, step)| format!("{:.2}", ours as f64 / step as f64));
-    format!("| {} | {} | {} | {} | {ratio} |\n", case.name, side.name, mb(load), mb(step))
+    let ratio = step.zip(theirs).map_or(String::new(), |(ours, theirs)| format!("{:.2}", ours as f64 / theirs as f64));
+    let speed = seconds.map_or(String::new(), |s| format!("{:.0}", case.work / s));
+    let saving = if saving.is_empty() { String::new() } else { format!(", {saving}") };
+    format!("| {} | {}{saving} | {} | {} | {ratio} | {speed} |\n", case.name, side.name, mb(load), mb(step))
 }

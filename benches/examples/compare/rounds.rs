@@ -1,7 +1,7 @@
 //! Sides take turns, so that what else the machine does falls on all of them.
 use crate::{
     Result,
-    cases::Case,
+    cases::{Case, SAVINGS},
     report,
     side::{Side, Start},
 };
@@ -81,23 +81,30 @@ fn one(sides: &mut [&mut Side], case: &Case, rounds: Option<usize>) -> Result<Ve
     Ok(times)
 }
 
-/// The peaks of memory of the distillation cases, each side in a process that has done nothing else.
+/// Steps that are looked at: the optimizer's state may be there only after the first.
+const STEPS: usize = 2;
+
+/// The peaks of memory of distillation, each side in a process that has done nothing else: peers first, then ours by every way to save.
 pub(crate) fn memory(start: &Start<'_>, cases: &[Case], peers: &[Side]) -> Result<String> {
     let mut text = report::memory_heading();
     print!("{text}");
-    for case in cases.iter().filter(|case| case.line["kind"] == "distil") {
-        let mut ours = None;
-        let fresh =
-            std::iter::once(None).chain(peers.iter().filter(|p| p.reads(case.format)).map(|p| Some(p.name.as_str())));
-        for peer in fresh {
+    for case in cases {
+        let mut theirs = None;
+        let peers = peers.iter().filter(|p| p.reads(case.format)).map(|p| (Some(p.name.as_str()), ("", &[][..])));
+        for (peer, (saving, options)) in peers.chain(SAVINGS.map(|saving| (None, saving))) {
             let mut side = peer.map_or_else(|| start.ours(), |name| start.peer(name))?;
-            side.set_up(&case.line)?;
+            let mut line = case.line.clone();
+            options.iter().for_each(|&option| line[option] = true.into());
+            side.set_up(&line)?;
             let load = side.memory(true)?;
-            side.run(0.0)?;
+            let seconds = (0..STEPS).map(|_| side.run(0.0)).collect::<Result<Vec<f64>>>()?;
             let step = side.memory(false)?;
-            let row = report::memory_row(case, &side, load, step, ours);
-            ours = ours.or(step);
+            let row = report::memory_row(case, &side, saving, [load, step], seconds.last().copied(), theirs);
+            if peer.is_some() {
+                theirs = step;
+            }
             print!("{row}");
+            std::io::stdout().flush()?;
             text += &row;
         }
     }

@@ -96,6 +96,7 @@ impl Settings {
             decay_vectors: false,
             clip,
             dtype: session.dtype(DType::BF16)?,
+            moments: DType::F32,
             recompute: flags.recompute,
         };
         Ok(Settings { config, batch, micro, steps, every, seed: session.seed })

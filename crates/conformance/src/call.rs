@@ -6,6 +6,7 @@ use paring_tensor::{DType, Shape, Tensor};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Types {
     F32,
+    BF16,
     /// f32 or bf16: weights.
     Weight,
     Any,
@@ -50,6 +51,11 @@ impl Operand {
     /// An operand that may have any type.
     pub(crate) fn any(what: &'static str, dims: &[usize], dtype: DType, values: Vec<f32>) -> Self {
         Operand { dtype, types: Types::Any, ..Operand::f32(what, dims, values) }
+    }
+
+    /// An operand that has to be bf16.
+    pub(crate) fn short(what: &'static str, dims: &[usize], values: Vec<f32>) -> Self {
+        Operand { dtype: DType::BF16, types: Types::BF16, ..Operand::f32(what, dims, values) }
     }
 
     /// An output that is overwritten, full of what it must not keep.

@@ -6,7 +6,7 @@ use crate::{
 };
 use paring_ops::{Accum, AdamWStep, AttnSpec, Backend, Compared, HeadGrads, Result};
 use paring_reference::Reference;
-use paring_tensor::{DType, Tensor};
+use paring_tensor::{DType, Shape, Tensor};
 use std::fmt;
 
 /// One row of the table.
@@ -338,23 +338,42 @@ impl Case {
                 ];
                 Call::new([], inputs, move |b, [], [x, w, tx, tw]| b.head_compare(x, w, tx, tw, &targets).map(compared))
             }
-            Op::AdamW { n, shadow } => self.adamw(n, shadow),
+            Op::Split { n } => {
+                let half = |what| Operand::short(what, &[n], vec![f32::NAN; n]);
+                Call::new([half("high"), half("low")], [self.f32(0, "w", &[n])], |b, [high, low], [w]| {
+                    b.split(high, low, w).map(none)
+                })
+            }
+            Op::Join { n } => Call::new([Operand::out("w", &[n])], [self.f32(0, "whole", &[n])], |b, [w], [whole]| {
+                let mut halves = [halves(b, whole.shape())?, halves(b, whole.shape())?];
+                let [high, low] = &mut halves;
+                b.split(high, low, whole)?;
+                b.join(w, high, low).map(none)
+            }),
+            Op::AdamW { n, moments } => {
+                let [m, v, grad] = self.moments(n, moments);
+                Call::new([self.sum(0, "w", &[n]), m, v], [grad], |b, [w, m, v], [grad]| {
+                    b.adamw(w, m, v, grad, &ADAMW).map(none)
+                })
+            }
+            Op::AdamWSplit { n, moments } => {
+                let [m, v, grad] = self.moments(n, moments);
+                let high = Operand::short("high", &[n], vec![f32::NAN; n]);
+                Call::new([self.sum(0, "w", &[n]), m, v, high], [grad], |b, [w, m, v, high], [grad]| {
+                    let mut low = halves(b, high.shape())?;
+                    b.split(high, &mut low, w)?;
+                    b.adamw_split(high, &mut low, m, v, grad, &ADAMW)?;
+                    b.join(w, high, &low).map(none)
+                })
+            }
         })
     }
 
-    fn adamw(&self, n: usize, shadow: Option<DType>) -> Call {
-        let mut v = self.sum(2, "v", &[n]);
+    /// Both moments of an optimizer, and a gradient.
+    fn moments(&self, n: usize, dtype: DType) -> [Operand; 3] {
+        let (m, mut v) = (self.sum(1, "m", &[n]), self.sum(2, "v", &[n]));
         v.values.iter_mut().for_each(|v| *v *= *v);
-        let (w, m, grad) = (self.sum(0, "w", &[n]), self.sum(1, "m", &[n]), self.f32(3, "grad", &[n]));
-        match shadow {
-            None => Call::new([w, m, v], [grad], |b, [w, m, v], [grad]| b.adamw(w, m, v, None, grad, &ADAMW).map(none)),
-            Some(dtype) => {
-                let shadow = Operand::any("shadow", &[n], dtype, vec![f32::NAN; n]);
-                Call::new([w, m, v, shadow], [grad], |b, [w, m, v, shadow], [grad]| {
-                    b.adamw(w, m, v, Some(shadow), grad, &ADAMW).map(none)
-                })
-            }
-        }
+        [Operand { dtype, ..m }, Operand { dtype, ..v }, self.f32(3, "grad", &[n])]
     }
 
     /// The gradient of what the reference's forward made.
@@ -416,4 +435,9 @@ fn turns(rows: usize, h: usize) -> Vec<f32> {
         cos.chain((0..h / 2).map(move |i| angle(p, i).sin() as f32))
     };
     (0..rows).flat_map(row).collect()
+}
+
+/// Room for one half of weights.
+fn halves(b: &dyn Backend, shape: Shape) -> Result<Tensor> {
+    b.upload(&vec![0.5; shape.elements()], DType::BF16, shape)
 }

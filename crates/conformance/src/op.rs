@@ -171,9 +171,21 @@ pub enum Op {
         dtype: DType,
         ignore_every: usize,
     },
+    Split {
+        n: usize,
+    },
+    /// Of what the case split.
+    Join {
+        n: usize,
+    },
     AdamW {
         n: usize,
-        shadow: Option<DType>,
+        moments: DType,
+    },
+    /// On halves, which the case splits before and joins after.
+    AdamWSplit {
+        n: usize,
+        moments: DType,
     },
 }
 
@@ -224,7 +236,10 @@ impl Op {
             Op::HeadCrossEntropy { .. } => "head_cross_entropy",
             Op::HeadKl { .. } => "head_kl",
             Op::HeadCompare { .. } => "head_compare",
+            Op::Split { .. } => "split",
+            Op::Join { .. } => "join",
             Op::AdamW { .. } => "adamw",
+            Op::AdamWSplit { .. } => "adamw_split",
         }
     }
 
@@ -265,7 +280,8 @@ impl Op {
             Op::HeadCrossEntropy { t, d, v, wanted, .. } => head(wanted) * product(*t, *d, *v),
             Op::HeadKl { t, d, e, v, wanted, .. } => head(wanted) * product(*t, *d, *v) + product(*t, *e, *v),
             Op::HeadCompare { t, d, e, v, .. } => product(*t, *d, *v) + product(*t, *e, *v),
-            Op::AdamW { n, .. } => 14.0 * *n as f64,
+            Op::Split { .. } | Op::Join { .. } => 0.0,
+            Op::AdamW { n, .. } | Op::AdamWSplit { n, .. } => 14.0 * *n as f64,
         }
     }
 }

@@ -74,7 +74,10 @@ fn op() -> impl Strategy<Value = Op> {
         (size(), act()).prop_map(|(n, act)| Op::Activation { n, act }),
         (size(), act()).prop_map(|(n, act)| Op::ActivationBackward { n, act }),
         (size(), size(), dtype()).prop_map(|(t, d, dtype)| Op::AddRmsNorm { t, d, dtype }),
-        (size(), proptest::option::of(dtype())).prop_map(|(n, shadow)| Op::AdamW { n, shadow }),
+        size().prop_map(|n| Op::Split { n }),
+        size().prop_map(|n| Op::Join { n }),
+        (size(), dtype()).prop_map(|(n, moments)| Op::AdamW { n, moments }),
+        (size(), dtype()).prop_map(|(n, moments)| Op::AdamWSplit { n, moments }),
     ]
 }
 

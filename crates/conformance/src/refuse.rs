@@ -132,7 +132,9 @@ fn operations() -> Vec<Op> {
         Op::HeadCrossEntropy { t, d, v, dtype, wanted: Wanted::DxDw, ignore_every: 0 },
         Op::HeadKl { t, d, e: 4, v, dtype, wanted: Wanted::DxDw },
         Op::HeadCompare { t, d, e: 4, v, dtype, ignore_every: 0 },
-        Op::AdamW { n, shadow: Some(DType::BF16) },
+        Op::Split { n },
+        Op::Join { n },
+        Op::AdamW { n, moments: DType::F32 },
     ]
 }
 
@@ -161,6 +163,7 @@ fn changes(call: &Call, i: usize) -> Vec<(String, Change, Expected)> {
     }
     let wrong: &[DType] = match operand.types {
         Types::F32 => &[DType::BF16, DType::F16],
+        Types::BF16 => &[DType::F32, DType::F16],
         Types::Weight => &[DType::F16],
         Types::Any => &[],
     };
@@ -378,7 +381,18 @@ fn shared() -> Vec<Misuse> {
         [halves("grad", &[4])],
         |b, [w, m, v], [grad]| {
             let kept = v.clone();
-            let answer = b.adamw(w, m, v, None, grad, &ADAMW).map(none);
+            let answer = b.adamw(w, m, v, grad, &ADAMW).map(none);
+            drop(kept);
+            answer
+        },
+    );
+    let halves_of = |what| Operand::short(what, &[4], vec![0.5; 4]);
+    let low = Call::new(
+        [halves_of("high"), halves_of("low"), halves("m", &[4]), halves("v", &[4])],
+        [halves("grad", &[4])],
+        |b, [high, low, m, v], [grad]| {
+            let kept = low.clone();
+            let answer = b.adamw_split(high, low, m, v, grad, &ADAMW).map(none);
             drop(kept);
             answer
         },
@@ -386,7 +400,8 @@ fn shared() -> Vec<Misuse> {
     vec![
         ("accumulate of a tensor onto itself".into(), own, ALIASED),
         ("rms_norm from one row of a tensor into another".into(), rows, ALIASED),
-        ("adamw without a shadow and with v shared".into(), moments, ALIASED),
+        ("adamw with a clone of v alive".into(), moments, ALIASED),
+        ("adamw_split with a clone of low alive".into(), low, ALIASED),
     ]
 }
 

@@ -80,7 +80,15 @@ pub(crate) fn sizes(case: &Case, call: &Call, want: &Outcome) -> Result<Sizes> {
             let (head, teacher) = (Logits::of(call, 0, *d, *dtype), Logits::of(call, 2, *e, *dtype));
             (Vec::new(), vec![0.0, head.loss, teacher.loss, head.loss + teacher.loss, 0.0])
         }
-        Op::AdamW { shadow, .. } => (adamw(call, want, *shadow), Vec::new()),
+        Op::Split { .. } => (vec![Size::Exact, Size::Exact], Vec::new()),
+        Op::Join { .. } => exact(),
+        Op::AdamW { moments, .. } => (adamw(call, want, [DType::F32, *moments, *moments]), Vec::new()),
+        Op::AdamWSplit { moments, .. } => {
+            let mut sizes = adamw(call, want, [DType::F32, *moments, *moments]);
+            // The upper half is the weight, rounded.
+            sizes.push(Size::Rounded(DType::BF16, wide_of(&want.tensors[0])));
+            (sizes, Vec::new())
+        }
     })
 }
 
@@ -325,12 +333,14 @@ fn head_gradients(call: &Call, head: &Logits, dtype: DType, v: usize, size: impl
 }
 
 /// The old value and the change, which is at most old and new together; the second moment only grows from zero.
-fn adamw(call: &Call, want: &Outcome, shadow: Option<DType>) -> Vec<Size> {
+fn adamw(call: &Call, want: &Outcome, dtypes: [DType; 3]) -> Vec<Size> {
     let both = |i: usize| {
         let old = wide(&call.outputs[i]);
         old.iter().zip(&want.tensors[i]).map(|(old, &new)| old.abs() + f64::from(new).abs()).collect::<Vec<f64>>()
     };
-    let mut sizes: Vec<Size> = (0..3).map(|i| Size::Rounded(DType::F32, both(i))).collect();
-    sizes.extend(shadow.map(|dtype| Size::Rounded(dtype, both(0))));
-    sizes
+    dtypes.into_iter().enumerate().map(|(i, dtype)| Size::Rounded(dtype, both(i))).collect()
+}
+
+fn wide_of(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x).abs()).collect()
 }

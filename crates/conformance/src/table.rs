@@ -233,7 +233,10 @@ fn heads() -> Vec<Case> {
 }
 
 fn optimizer() -> Vec<Case> {
-    let shadows = [None, Some(F32), Some(BF16), Some(F16)];
-    let ops = LENGTHS.into_iter().flat_map(|n| shadows.map(|shadow| Op::AdamW { n, shadow }));
+    let ops = |n| {
+        let of = [F32, BF16].map(|moments| [Op::AdamW { n, moments }, Op::AdamWSplit { n, moments }]);
+        of.into_iter().flatten().chain([Op::Split { n }, Op::Join { n }])
+    };
+    let ops = LENGTHS.into_iter().flat_map(ops);
     cross(ops, &[Values::Normal, OUTLIERS[0], OUTLIERS[1], Values::Zeros, Values::Tiny])
 }

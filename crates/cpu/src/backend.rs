@@ -3,7 +3,7 @@ use crate::{Isa, activation, attention, elementwise, gemm, gemm::Mat, loss, norm
 use half::bf16;
 use paring_ops::{
     Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_add_rms_norm,
-    want_attention, want_elements, want_gradients, want_indices, want_len, want_rope,
+    want_attention, want_elements, want_gradients, want_halves, want_indices, want_len, want_moments, want_rope,
 };
 use paring_tensor::{DType, HostBuffer, HostPool, Memory, Shape, Tensor, from_f32};
 
@@ -65,6 +65,14 @@ fn write<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mut [f32]> {
     HostBuffer::slice_mut(t).map_err(Error::in_op(op))
 }
 
+fn read_bf16<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [bf16]> {
+    HostBuffer::slice(t).map_err(Error::in_op(op))
+}
+
+fn write_bf16<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mut [bf16]> {
+    HostBuffer::slice_mut(t).map_err(Error::in_op(op))
+}
+
 /// A weight as an operand, and whether activations are rounded to bf16 beside it.
 fn weight<'a>(op: &'static str, w: &'a Tensor) -> Result<(Mat<'a>, bool)> {
     match w.dtype() {
@@ -95,7 +103,8 @@ impl Backend for Cpu {
     }
 
     fn zeros(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
-        self.memory.tensor_zeroed(dtype, shape).map_err(Error::in_op("zeros"))
+        let zero = |bytes: &mut [u8]| elementwise::zero(&self.threads, bytes);
+        self.memory.tensor_zeroed_by(dtype, shape, zero).map_err(Error::in_op("zeros"))
     }
 
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {
@@ -466,35 +475,57 @@ impl Backend for Cpu {
         Ok(loss::compare(self.isa, &self.threads, student, teacher, v, targets))
     }
 
-    fn adamw(
+    fn split(&self, high: &mut Tensor, low: &mut Tensor, w: &Tensor) -> Result<()> {
+        let op = "split";
+        want_halves(op, high, low, w.elements())?;
+        let (w, high, low) = (read(op, w)?, write_bf16(op, high)?, write_bf16(op, low)?);
+        elementwise::split(self.isa, &self.threads, high, low, w);
+        Ok(())
+    }
+
+    fn join(&self, w: &mut Tensor, high: &Tensor, low: &Tensor) -> Result<()> {
+        let op = "join";
+        want_halves(op, high, low, w.elements())?;
+        let (high, low) = (read_bf16(op, high)?, read_bf16(op, low)?);
+        elementwise::join(self.isa, &self.threads, write(op, w)?, high, low);
+        Ok(())
+    }
+
+    fn adamw(&self, w: &mut Tensor, m: &mut Tensor, v: &mut Tensor, grad: &Tensor, step: &AdamWStep) -> Result<()> {
+        let op = "adamw";
+        want_moments(op, m, v, grad, w.elements())?;
+        let (grad, w) = (read(op, grad)?, write(op, w)?);
+        if m.dtype() == DType::F32 {
+            let (m, v) = (write(op, m)?, write(op, v)?);
+            elementwise::adamw(self.isa, &self.threads, w, m, v, grad, step);
+        } else {
+            let (m, v) = (write_bf16(op, m)?, write_bf16(op, v)?);
+            elementwise::adamw_short(self.isa, &self.threads, w, m, v, grad, step);
+        }
+        Ok(())
+    }
+
+    fn adamw_split(
         &self,
-        w: &mut Tensor,
+        high: &mut Tensor,
+        low: &mut Tensor,
         m: &mut Tensor,
         v: &mut Tensor,
-        mut shadow: Option<&mut Tensor>,
         grad: &Tensor,
         step: &AdamWStep,
     ) -> Result<()> {
-        let op = "adamw";
-        let n = w.elements();
-        for (what, t) in [("m", &*m), ("v", &*v), ("grad", grad)] {
-            want_elements(op, what, t, n)?;
+        let op = "adamw_split";
+        want_halves(op, high, low, grad.elements())?;
+        want_moments(op, m, v, grad, grad.elements())?;
+        let (grad, high, low) = (read(op, grad)?, write_bf16(op, high)?, write_bf16(op, low)?);
+        if m.dtype() == DType::F32 {
+            let (m, v) = (write(op, m)?, write(op, v)?);
+            elementwise::adamw_halves(self.isa, &self.threads, high, low, m, v, grad, step);
+        } else {
+            let (m, v) = (write_bf16(op, m)?, write_bf16(op, v)?);
+            elementwise::adamw_short_halves(self.isa, &self.threads, high, low, m, v, grad, step);
         }
-        if let Some(shadow) = &mut shadow {
-            want_elements(op, "shadow", shadow, n)?;
-            // It is written last: that it can be written has to be known before the weights are.
-            HostBuffer::tensor_bytes(shadow).map_err(Error::in_op(op))?;
-            shadow.buffer_mut().map_err(Error::in_op(op))?;
-        }
-        let grad = read(op, grad)?;
-        {
-            let (w, m, v) = (write(op, w)?, write(op, m)?, write(op, v)?);
-            elementwise::adamw(self.isa, &self.threads, w, m, v, grad, step);
-        }
-        match shadow {
-            Some(shadow) => self.convert(shadow, w),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn as_dyn(&self) -> &dyn Backend {

@@ -75,8 +75,13 @@ fn elementwise(run: &mut Run) {
     };
     let [mut w, mut m, mut v] = [0; 3].map(|_| run.tensor(DType::F32, &dims));
     run.cpu.fill(&mut v, 0.25).unwrap();
-    run.cpu.adamw(&mut w, &mut m, &mut v, Some(&mut short), &dy, &step).unwrap();
-    run.keep("adamw", &[&w, &m, &v, &short], &[]);
+    run.cpu.adamw(&mut w, &mut m, &mut v, &dy, &step).unwrap();
+    run.keep("adamw", &[&w, &m, &v], &[]);
+    let mut low = run.tensor(DType::BF16, &dims);
+    run.cpu.split(&mut short, &mut low, &w).unwrap();
+    run.cpu.adamw_split(&mut short, &mut low, &mut m, &mut v, &dy, &step).unwrap();
+    run.cpu.join(&mut w, &short, &low).unwrap();
+    run.keep("adamw_split", &[&w, &m, &v, &short], &[]);
 }
 
 fn rows(run: &mut Run) {

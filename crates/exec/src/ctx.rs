@@ -1,5 +1,10 @@
 //! What a model sees: operations that compute, and record or show what they computed if the run wants that.
-use crate::{Grads, KvCache, Observer, ParamId, Site, tape, tape::Node};
+use crate::{
+    Grads, KvCache, Observer, ParamId, Site,
+    saved::{Again, Saved},
+    tape,
+    tape::Node,
+};
 use paring_ops::{Accum, Activation, AttnSpec, Backend, Error, Result};
 use paring_tensor::{DType, Shape, Tensor};
 use std::{fmt, sync::Arc};
@@ -10,6 +15,8 @@ pub struct Var {
     /// The values, f32.
     pub tensor: Tensor,
     pub(crate) id: usize,
+    /// How the backward may make it again from what the tape keeps anyway.
+    pub(crate) again: Option<Arc<Again>>,
 }
 
 /// A parameter: its values as the model computes with them, and its number.
@@ -74,7 +81,13 @@ impl<'m, 'o> Ctx<'m, 'o> {
 
     pub(crate) fn var(&mut self, tensor: Tensor) -> Var {
         self.next += 1;
-        Var { tensor, id: self.next }
+        Var { tensor, id: self.next, again: None }
+    }
+
+    /// A variable that the tape need not keep: passes over memory are cheaper than the memory.
+    fn cheap(&mut self, tensor: Tensor, again: impl FnOnce() -> Again) -> Var {
+        let again = self.tape.is_some().then(|| Arc::new(again()));
+        Var { again, ..self.var(tensor) }
     }
 
     pub(crate) fn n_vars(&self) -> usize {
@@ -111,7 +124,7 @@ impl<'m, 'o> Ctx<'m, 'o> {
         let mut y = self.backend.alloc(DType::F32, shape("linear", [x.tensor.n_rows(), w.tensor.n_rows()])?)?;
         self.backend.linear(&mut y, &x.tensor, &w.tensor)?;
         let y = self.var(y);
-        self.push(|| Node::Linear { x: x.clone(), w: w.clone(), y: y.id });
+        self.push(|| Node::Linear { x: Saved::of(x), w: w.clone(), y: y.id });
         Ok(y)
     }
 
@@ -123,7 +136,7 @@ impl<'m, 'o> Ctx<'m, 'o> {
         let mut y = self.backend.alloc(DType::F32, x.tensor.shape())?;
         let mut rstd = self.backend.alloc(DType::F32, shape("rms_norm", [x.tensor.n_rows(), 1])?)?;
         self.backend.rms_norm(&mut y, &mut rstd, &x.tensor, &w.tensor, eps)?;
-        let y = self.var(y);
+        let y = self.cheap(y, || Again::RmsNorm { x: x.tensor.clone(), w: w.tensor.clone(), eps });
         self.push(|| Node::RmsNorm { x: x.clone(), w: w.clone(), rstd, y: y.id });
         Ok(y)
     }
@@ -154,7 +167,9 @@ impl<'m, 'o> Ctx<'m, 'o> {
         let mut y = self.backend.alloc(DType::F32, a.tensor.shape())?;
         let mut rstd = self.backend.alloc(DType::F32, shape("add_rms_norm", [a.tensor.n_rows(), 1])?)?;
         self.backend.add_rms_norm(&mut sum, &mut y, &mut rstd, &a.tensor, &b.tensor, &w.tensor, eps)?;
-        let (sum, y) = (self.var(sum), self.var(y));
+        let sum = self.var(sum);
+        // The same bits: the sum is rounded before it is normed.
+        let y = self.cheap(y, || Again::RmsNorm { x: sum.tensor.clone(), w: w.tensor.clone(), eps });
         self.push(|| Node::AddRmsNorm { a: a.id, b: b.id, sum: sum.clone(), w: w.clone(), rstd, y: y.id });
         Ok((sum, y))
     }
@@ -166,7 +181,7 @@ impl<'m, 'o> Ctx<'m, 'o> {
     pub fn gated(&mut self, act: Activation, gate: &Var, up: &Var) -> Result<Var> {
         let mut y = self.backend.alloc(DType::F32, gate.tensor.shape())?;
         self.backend.gated(&mut y, act, &gate.tensor, &up.tensor)?;
-        let y = self.var(y);
+        let y = self.cheap(y, || Again::Gated { act, gate: gate.tensor.clone(), up: up.tensor.clone() });
         self.push(|| Node::Gated { act, gate: gate.clone(), up: up.clone(), y: y.id });
         Ok(y)
     }
@@ -251,7 +266,7 @@ impl<'m, 'o> Ctx<'m, 'o> {
         if let Some(observer) = &mut self.observer {
             observer.activation(self.backend, site, &x.tensor)?;
         }
-        self.push(|| Node::Tap { site, x: x.clone() });
+        self.push(|| Node::Tap { site, x: Saved::of(x) });
         Ok(())
     }
 

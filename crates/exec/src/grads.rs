@@ -7,24 +7,28 @@ use paring_tensor::{DType, Shape, Tensor};
 pub struct ParamId(pub usize);
 
 /// One f32 gradient per parameter. Backward adds to them.
+///
+/// A gradient has memory from the first time that it is added to until it is taken: what comes and goes with the activations of its layer
+/// makes no peak on top of theirs.
 #[derive(Debug)]
-pub struct Grads(Vec<Tensor>);
+pub struct Grads(Vec<Slot>);
+
+#[derive(Debug)]
+struct Slot {
+    shape: Shape,
+    /// `None` for zero.
+    sum: Option<Tensor>,
+}
 
 impl Grads {
     /// Zero gradients for parameters of these shapes, in the order of their ids.
-    ///
-    /// # Errors
-    /// Those of the backend's allocation.
-    pub fn zeros(backend: &dyn Backend, shapes: &[Shape]) -> Result<Self> {
-        shapes.iter().map(|&s| backend.zeros(DType::F32, s)).collect::<Result<_>>().map(Grads)
+    pub fn new(shapes: &[Shape]) -> Self {
+        Grads(shapes.iter().map(|&shape| Slot { shape, sum: None }).collect())
     }
 
-    /// Sets all gradients to zero.
-    ///
-    /// # Errors
-    /// Those of [`Backend::fill`].
-    pub fn zero(&mut self, backend: &dyn Backend) -> Result<()> {
-        self.0.iter_mut().try_for_each(|g| backend.fill(g, 0.0))
+    /// Sets all gradients to zero, and gives their memory back.
+    pub fn clear(&mut self) {
+        self.0.iter_mut().for_each(|slot| slot.sum = None);
     }
 
     /// Number of parameters.
@@ -37,20 +41,31 @@ impl Grads {
         self.0.is_empty()
     }
 
-    /// The gradient of one parameter.
-    ///
-    /// # Panics
-    /// If the id is not one of this model's.
-    pub fn get(&self, id: ParamId) -> &Tensor {
-        &self.0[id.0]
-    }
-
     /// The gradient of one parameter, to add to.
     ///
+    /// # Errors
+    /// Those of [`Backend::zeros`].
+    ///
     /// # Panics
     /// If the id is not one of this model's.
-    pub fn get_mut(&mut self, id: ParamId) -> &mut Tensor {
-        &mut self.0[id.0]
+    pub fn get_mut(&mut self, backend: &dyn Backend, id: ParamId) -> Result<&mut Tensor> {
+        let slot = &mut self.0[id.0];
+        Ok(match &mut slot.sum {
+            Some(sum) => sum,
+            none => none.insert(backend.zeros(DType::F32, slot.shape)?),
+        })
+    }
+
+    /// Takes the gradient of one parameter out, which is zero then.
+    ///
+    /// # Errors
+    /// Those of [`Backend::zeros`].
+    ///
+    /// # Panics
+    /// If the id is not one of this model's.
+    pub fn take(&mut self, backend: &dyn Backend, id: ParamId) -> Result<Tensor> {
+        let slot = &mut self.0[id.0];
+        slot.sum.take().map_or_else(|| backend.zeros(DType::F32, slot.shape), Ok)
     }
 
     /// The Euclidean norm over all parameters.
@@ -58,7 +73,8 @@ impl Grads {
     /// # Errors
     /// Those of [`Backend::sum_squares`].
     pub fn norm(&self, backend: &dyn Backend) -> Result<f64> {
-        let sum = self.0.iter().try_fold(0.0, |sum, g| Ok(sum + backend.sum_squares(g)?))?;
+        let sums = self.0.iter().filter_map(|slot| slot.sum.as_ref());
+        let sum = sums.map(|g| backend.sum_squares(g)).try_fold(0.0, |sum, g| Ok(sum + g?))?;
         Ok(f64::sqrt(sum))
     }
 }

@@ -1,12 +1,15 @@
 //! What a recorded run consists of, and the walk back through it. The enum is closed: an operation without a backward does not compile.
-use crate::{Block, Ctx, Grads, Observer, Site, Var, Weight};
+use crate::{
+    Block, Ctx, Grads, Observer, Site, Var, Weight,
+    saved::{Remade, Saved},
+};
 use paring_ops::{Accum, Activation, AttnSpec, Backend, Error, Result};
 use paring_tensor::{DType, Shape, Tensor};
 use std::sync::Arc;
 
 pub(crate) enum Node<'m> {
     Embed { w: Weight, ids: Vec<u32>, y: usize },
-    Linear { x: Var, w: Weight, y: usize },
+    Linear { x: Saved, w: Weight, y: usize },
     RmsNorm { x: Var, w: Weight, rstd: Tensor, y: usize },
     Add { a: usize, b: usize, y: usize },
     AddRmsNorm { a: usize, b: usize, sum: Var, w: Weight, rstd: Tensor, y: usize },
@@ -14,7 +17,7 @@ pub(crate) enum Node<'m> {
     Activation { act: Activation, x: Var, y: usize },
     Rope { x: usize, table: Tensor, positions: Arc<[u32]>, y: usize },
     Attention { q: Var, k: Var, v: Var, lse: Tensor, spec: Arc<AttnSpec>, y: Var },
-    Tap { site: Site, x: Var },
+    Tap { site: Site, x: Saved },
     Recompute { f: Block<'m>, x: Var, y: usize },
 }
 
@@ -69,6 +72,16 @@ impl Slots {
     }
 }
 
+impl Node<'_> {
+    /// The number of what it made, where that may be made again.
+    fn cheap(&self) -> Option<usize> {
+        match self {
+            Node::RmsNorm { y, .. } | Node::AddRmsNorm { y, .. } | Node::Gated { y, .. } => Some(*y),
+            _ => None,
+        }
+    }
+}
+
 pub(crate) fn walk<'m>(
     b: &'m dyn Backend,
     nodes: Vec<Node<'m>>,
@@ -77,24 +90,27 @@ pub(crate) fn walk<'m>(
     observer: &mut Option<&mut dyn Observer>,
 ) -> Result<()> {
     // By value and in reverse: the activations of a node are freed as soon as its gradients are made.
+    let mut remade = Remade::new(slots.0.len());
     for node in nodes.into_iter().rev() {
+        // From here back nobody used it.
+        node.cheap().into_iter().for_each(|y| remade.forget(y));
         match node {
             Node::Embed { w, ids, y } => {
                 if let Some(dy) = slots.take(y) {
-                    b.embed_backward(grads.get_mut(w.id), &dy, &ids)?;
+                    b.embed_backward(grads.get_mut(b, w.id)?, &dy, &ids)?;
                 }
             }
             Node::Linear { x, w, y } => {
                 if let Some(dy) = slots.take(y) {
-                    b.linear_dw(grads.get_mut(w.id), &dy, &x.tensor, w.tensor.dtype())?;
-                    let (dx, accum) = slots.output(b, x.id, x.tensor.shape())?;
+                    b.linear_dw(grads.get_mut(b, w.id)?, &dy, &remade.get(b, &x)?, w.tensor.dtype())?;
+                    let (dx, accum) = slots.output(b, x.id, x.shape())?;
                     b.linear_dx(dx, accum, &dy, &w.tensor)?;
                 }
             }
             Node::RmsNorm { x, w, rstd, y } => {
                 if let Some(dy) = slots.take(y) {
                     let (dx, accum) = slots.output(b, x.id, x.tensor.shape())?;
-                    b.rms_norm_backward(dx, accum, grads.get_mut(w.id), &dy, &x.tensor, &w.tensor, &rstd)?;
+                    b.rms_norm_backward(dx, accum, grads.get_mut(b, w.id)?, &dy, &x.tensor, &w.tensor, &rstd)?;
                 }
             }
             Node::Add { a, b: c, y } => {
@@ -106,7 +122,7 @@ pub(crate) fn walk<'m>(
             Node::AddRmsNorm { a, b: c, sum, w, rstd, y } => {
                 if let Some(dy) = slots.take(y) {
                     let (dx, accum) = slots.output(b, sum.id, sum.tensor.shape())?;
-                    b.rms_norm_backward(dx, accum, grads.get_mut(w.id), &dy, &sum.tensor, &w.tensor, &rstd)?;
+                    b.rms_norm_backward(dx, accum, grads.get_mut(b, w.id)?, &dy, &sum.tensor, &w.tensor, &rstd)?;
                 }
                 if let Some(dsum) = slots.take(sum.id) {
                     slots.put(b, a, dsum.clone())?;
@@ -152,11 +168,11 @@ pub(crate) fn walk<'m>(
             Node::Tap { site, x } => {
                 if let Some(observer) = observer.as_deref_mut() {
                     // A tap that the loss does not reach has no gradient yet; the observer may still start one.
-                    let (dx, accum) = slots.output(b, x.id, x.tensor.shape())?;
+                    let (dx, accum) = slots.output(b, x.id, x.shape())?;
                     if accum == Accum::Set {
                         b.fill(dx, 0.0)?;
                     }
-                    observer.gradient(b, site, &x.tensor, dx)?;
+                    observer.gradient(b, site, &remade.get(b, &x)?, dx)?;
                 }
             }
             Node::Recompute { f, x, y } => {

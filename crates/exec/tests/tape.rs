@@ -116,7 +116,7 @@ impl Model {
 
     fn gradients(&self, b: &dyn Backend, recompute: bool, observer: Option<&mut dyn Observer>) -> Vec<Vec<f32>> {
         let shapes: Vec<Shape> = self.weights.iter().map(|w| w.tensor.shape()).collect();
-        let mut grads = Grads::zeros(b, &shapes).unwrap();
+        let mut grads = Grads::new(&shapes);
         let mut cx = Ctx::record(b).recompute(recompute);
         if let Some(observer) = observer {
             cx = cx.observe(observer);
@@ -124,10 +124,10 @@ impl Model {
         let x = self.hidden(&mut cx, &IDS, None).unwrap();
         let mut dx = b.alloc(DType::F32, x.tensor.shape()).unwrap();
         let head = &self.weights[0];
-        let into = HeadGrads { dx_td: &mut dx, dw_vd: Some(grads.get_mut(head.id)) };
+        let into = HeadGrads { dx_td: &mut dx, dw_vd: Some(grads.get_mut(b, head.id).unwrap()) };
         b.head_cross_entropy(Some(into), &x.tensor, &head.tensor, &TARGETS, 1.0).unwrap();
         cx.backward(&x, dx, &mut grads).unwrap();
-        (0..grads.len()).map(|i| b.download(grads.get(ParamId(i))).unwrap()).collect()
+        (0..grads.len()).map(|i| b.download(&grads.take(b, ParamId(i)).unwrap()).unwrap()).collect()
     }
 }
 
@@ -258,7 +258,7 @@ fn a_run_without_a_tape_has_no_backward() {
     let mut cx = Ctx::infer(&b);
     let x = model.hidden(&mut cx, &IDS, None).unwrap();
     let dx = b.alloc(DType::F32, x.tensor.shape()).unwrap();
-    let error = cx.backward(&x, dx, &mut Grads::zeros(&b, &[]).unwrap()).unwrap_err();
+    let error = cx.backward(&x, dx, &mut Grads::new(&[])).unwrap_err();
     assert_eq!(error, paring_ops::Error::NotRecording { op: "backward" });
 }
 
@@ -273,7 +273,7 @@ fn shared_gradients_and_inputs_are_copied_before_they_are_written() {
     let positions: Arc<[u32]> = vec![0, 1].into();
     let dy = noise(4, 2);
     // f(x) = (x + x) + R x + relu2(x), R a rotation; its gradient at dy is 2 dy + R^T dy + 2 max(x, 0) dy.
-    let mut grads = Grads::zeros(&b, &[table.tensor.shape()]).unwrap();
+    let mut grads = Grads::new(&[table.tensor.shape()]);
     let mut cx = Ctx::record(&b);
     let x = cx.embed(&ids, &table).unwrap();
     let before = b.download(&x.tensor).unwrap();
@@ -287,7 +287,7 @@ fn shared_gradients_and_inputs_are_copied_before_they_are_written() {
     let mut back = b.upload(&dy, DType::F32, shape(&[2, d])).unwrap();
     b.rope(&mut back, &turns, &positions, true).unwrap();
     let back = b.download(&back).unwrap();
-    for (i, got) in b.download(grads.get(ParamId(0))).unwrap().iter().enumerate() {
+    for (i, got) in b.download(&grads.take(&b, ParamId(0)).unwrap()).unwrap().iter().enumerate() {
         let want = 2.0 * dy[i] + back[i] + 2.0 * before[i].max(0.0) * dy[i];
         assert!((got - want).abs() < 1e-6, "{i}: {got} against {want}");
     }

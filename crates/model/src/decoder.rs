@@ -161,7 +161,7 @@ impl Model {
         &self.specs
     }
 
-    /// Shapes of the parameters, for [`paring_exec::Grads::zeros`].
+    /// Shapes of the parameters, for [`paring_exec::Grads::new`].
     pub fn shapes(&self) -> Vec<Shape> {
         (0..self.specs.len()).map(|i| self.weight(ParamId(i)).tensor.shape()).collect()
     }

@@ -1,5 +1,7 @@
 //! The trait. Legend of suffixes: `t` tokens, `d` model width, `k`/`n` inputs/outputs of a linear map, `v` vocabulary, `h` head width.
-use crate::{Accum, Activation, AdamWStep, AttnSpec, Compared, HeadGrads, Result, head, want_add_rms_norm};
+use crate::{
+    Accum, Activation, AdamWStep, AttnSpec, Compared, Error, HeadGrads, Result, head, want_add_rms_norm, want_halves,
+};
 use paring_tensor::{DType, Shape, Tensor};
 use std::fmt::Debug;
 
@@ -190,16 +192,33 @@ pub trait Backend: Send + Sync + Debug {
 
     // ---- optimizer ----
 
-    /// One AdamW update (`paring_optim::adamw_update`) of f32 `w`, `m`, `v`; `shadow`, if any, becomes `w` rounded to its own type.
-    fn adamw(
+    /// f32 `w` as two halves (`paring_optim::split`): `high` is `w` rounded to bf16, to compute with; `low` is the sixteen bits that are
+    /// missing, in a tensor of bf16 whose values mean nothing.
+    fn split(&self, high: &mut Tensor, low: &mut Tensor, w: &Tensor) -> Result<()>;
+    /// Undoes [`Backend::split`], to the bit.
+    fn join(&self, w: &mut Tensor, high: &Tensor, low: &Tensor) -> Result<()>;
+    /// One AdamW update (`paring_optim::adamw_update`) of f32 `w`. The moments are both f32, or both bf16: then they are rounded when they
+    /// are written, and the weights see them as they were before that.
+    fn adamw(&self, w: &mut Tensor, m: &mut Tensor, v: &mut Tensor, grad: &Tensor, step: &AdamWStep) -> Result<()>;
+    /// [`Backend::adamw`] of the weights that `high` and `low` are the halves of.
+    fn adamw_split(
         &self,
-        w: &mut Tensor,
+        high: &mut Tensor,
+        low: &mut Tensor,
         m: &mut Tensor,
         v: &mut Tensor,
-        shadow: Option<&mut Tensor>,
         grad: &Tensor,
         step: &AdamWStep,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        let op = "adamw_split";
+        want_halves(op, high, low, grad.elements())?;
+        // They are written last: that they can be written has to be known before the moments are.
+        high.buffer_mut().and(low.buffer_mut()).map(drop).map_err(Error::in_op(op))?;
+        let mut w = self.alloc(DType::F32, high.shape())?;
+        self.join(&mut w, high, low)?;
+        self.adamw(&mut w, m, v, grad, step)?;
+        self.split(high, low, &w)
+    }
 
     /// This backend as a trait object: what the default methods call through. Always `self`.
     fn as_dyn(&self) -> &dyn Backend;

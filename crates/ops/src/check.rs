@@ -62,12 +62,42 @@ pub fn want_add_rms_norm(
     want_elements(op, "rstd", rstd, t)?;
     want_elements(op, "w", w, d)?;
     for x in [sum, y, rstd] {
-        if x.dtype() != DType::F32 {
-            return Err(Error::Tensor { op, source: paring_tensor::Error::DType { got: x.dtype(), want: DType::F32 } });
-        }
+        want_dtype(op, x, DType::F32)?;
         x.buffer_mut().map_err(Error::in_op(op))?;
     }
     Ok(())
+}
+
+/// Two halves of `elements` weights are bf16, both.
+///
+/// # Errors
+/// [`Error::Shape`]; [`Error::Tensor`] for another type.
+pub fn want_halves(op: &'static str, high: &Tensor, low: &Tensor, elements: usize) -> Result<()> {
+    for (what, half) in [("high", high), ("low", low)] {
+        want_elements(op, what, half, elements)?;
+        want_dtype(op, half, DType::BF16)?;
+    }
+    Ok(())
+}
+
+/// What AdamW needs of the moments and the gradient of `elements` weights.
+///
+/// # Errors
+/// [`Error::Shape`]; [`Error::Tensor`] for moments of two types, [`Error::Unsupported`] for a type that is neither f32 nor bf16.
+pub fn want_moments(op: &'static str, m: &Tensor, v: &Tensor, grad: &Tensor, elements: usize) -> Result<()> {
+    for (what, t) in [("m", m), ("v", v), ("grad", grad)] {
+        want_elements(op, what, t, elements)?;
+    }
+    want_dtype(op, v, m.dtype())?;
+    match m.dtype() {
+        DType::F32 | DType::BF16 => Ok(()),
+        dtype => Err(Error::Unsupported { op, what: format!("moments in {dtype}") }),
+    }
+}
+
+fn want_dtype(op: &'static str, tensor: &Tensor, want: DType) -> Result<()> {
+    let got = tensor.dtype();
+    if got == want { Ok(()) } else { Err(Error::Tensor { op, source: paring_tensor::Error::DType { got, want } }) }
 }
 
 /// Shapes of `rope`: `x` is `[T, N * h]`, `table` `[positions, h]` with an even `h`, and every position is in the table.

@@ -3,9 +3,9 @@ use crate::{activation, attention, elementwise, embed, linear, loss, norm, optim
 use half::{bf16, f16};
 use paring_ops::{
     Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_attention, want_elements,
-    want_gradients, want_indices, want_len, want_rope,
+    want_gradients, want_halves, want_indices, want_len, want_moments, want_rope,
 };
-use paring_tensor::{DType, HostBuffer, Shape, Tensor, from_f32, round_to};
+use paring_tensor::{DType, HostBuffer, Shape, Tensor, from_f32, round_to, to_f32};
 use std::sync::Arc;
 
 /// The backend. It has no state: memory belongs to the tensors.
@@ -385,32 +385,40 @@ impl Backend for Reference {
 
     // ---- optimizer ----
 
-    fn adamw(
-        &self,
-        w: &mut Tensor,
-        m: &mut Tensor,
-        v: &mut Tensor,
-        mut shadow: Option<&mut Tensor>,
-        grad: &Tensor,
-        step: &AdamWStep,
-    ) -> Result<()> {
+    fn split(&self, high: &mut Tensor, low: &mut Tensor, w: &Tensor) -> Result<()> {
+        let op = "split";
+        want_halves(op, high, low, w.elements())?;
+        let w = read(op, w)?;
+        let (high, low) = (
+            HostBuffer::slice_mut::<bf16>(high).map_err(Error::in_op(op))?,
+            HostBuffer::slice_mut::<bf16>(low).map_err(Error::in_op(op))?,
+        );
+        optimizer::split(high, low, w);
+        Ok(())
+    }
+
+    fn join(&self, w: &mut Tensor, high: &Tensor, low: &Tensor) -> Result<()> {
+        let op = "join";
+        want_halves(op, high, low, w.elements())?;
+        let (high, low) = (
+            HostBuffer::slice::<bf16>(high).map_err(Error::in_op(op))?,
+            HostBuffer::slice::<bf16>(low).map_err(Error::in_op(op))?,
+        );
+        optimizer::join(write(op, w)?, high, low);
+        Ok(())
+    }
+
+    fn adamw(&self, w: &mut Tensor, m: &mut Tensor, v: &mut Tensor, grad: &Tensor, step: &AdamWStep) -> Result<()> {
         let op = "adamw";
-        let n = w.elements();
-        for (what, t) in [("m", &*m), ("v", &*v), ("grad", grad)] {
-            want_elements(op, what, t, n)?;
-        }
-        if let Some(shadow) = &mut shadow {
-            want_elements(op, "shadow", shadow, n)?;
-            // It is written last: that it can be written has to be known before the weights are.
-            HostBuffer::tensor_bytes(shadow).map_err(Error::in_op(op))?;
-            shadow.buffer_mut().map_err(Error::in_op(op))?;
-        }
-        let grad = read(op, grad)?;
-        optimizer::adamw(write(op, w)?, write(op, m)?, write(op, v)?, grad, step);
-        match shadow {
-            Some(shadow) => self.convert(shadow, w),
-            None => Ok(()),
-        }
+        want_moments(op, m, v, grad, w.elements())?;
+        let (dtype, grad) = (m.dtype(), read(op, grad)?);
+        let bytes = |t| HostBuffer::tensor_bytes_mut(t).map_err(Error::in_op(op));
+        let (w, m, v) = (write(op, w)?, bytes(m)?, bytes(v)?);
+        let [mut wide_m, mut wide_v] = [&m, &v].map(|moment| to_f32(moment, dtype));
+        optimizer::adamw(w, &mut wide_m, &mut wide_v, grad, step);
+        m.copy_from_slice(&from_f32(&wide_m, dtype));
+        v.copy_from_slice(&from_f32(&wide_v, dtype));
+        Ok(())
     }
 
     fn as_dyn(&self) -> &dyn Backend {

@@ -1,16 +1,18 @@
 //! Host memory for tensors: aligned to a cache line, initialised, owned; shared by every backend that computes on the host.
 use crate::{Buffer, DType, Error, Result, Shape, Tensor, from_f32, pool::Shelf, to_f32};
+use bytes::{Bytes, BytesMut};
 use half::{bf16, f16};
 use std::{any::Any, fmt, sync::Weak};
 
 /// A cache line: what buffers are aligned to, and of how many bytes they are a multiple.
 const LINE: usize = 64;
 
-/// Initialised memory, a whole number of cache lines.
+/// Initialised memory, a whole number of cache lines: all that the system gave at once, or a part of it.
+#[derive(Default)]
 pub(crate) struct Block {
-    bytes: Vec<u8>,
-    /// Of the first line in `bytes`.
-    start: usize,
+    bytes: BytesMut,
+    /// Where the first line of the whole is, and how long it is. Two wholes that are alive have no line in common.
+    whole: (usize, usize),
 }
 
 // No `unsafe` here: alignment is a matter of where in a longer vector the block starts, and bytemuck checks every cast. A vector of aligned
@@ -24,12 +26,43 @@ impl Block {
     /// Zeroed memory; `None` when the allocator refuses.
     pub(crate) fn zeroed(capacity: usize) -> Option<Block> {
         let bytes: Vec<u8> = bytemuck::allocation::try_zeroed_vec(capacity.checked_add(LINE - 1)?).ok()?;
+        // Neither conversion copies: nobody shares the vector.
+        let mut bytes = BytesMut::from(Bytes::from(bytes));
         let start = (bytes.as_ptr() as usize).wrapping_neg() % LINE;
-        Some(Block { bytes, start })
+        let mut bytes = bytes.split_off(start);
+        bytes.truncate(capacity);
+        let whole = (bytes.as_ptr() as usize, capacity);
+        Some(Block { bytes, whole })
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.len().saturating_sub(LINE - 1)
+        self.bytes.len()
+    }
+
+    /// Where it lies.
+    pub(crate) fn start(&self) -> usize {
+        self.bytes.as_ptr() as usize
+    }
+
+    /// Whether it is all that the system gave at once: then dropping it gives that back.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole == (self.start(), self.capacity())
+    }
+
+    /// Keeps the first `capacity` bytes, whole lines, and returns the rest.
+    pub(crate) fn split_off(&mut self, capacity: usize) -> Block {
+        Block { bytes: self.bytes.split_off(capacity), whole: self.whole }
+    }
+
+    /// Whether `next` begins where this ends, in the same whole.
+    pub(crate) fn continues_in(&self, next: &Block) -> bool {
+        self.whole == next.whole && self.start() + self.capacity() == next.start()
+    }
+
+    /// Undoes [`Block::split_off`].
+    pub(crate) fn join(&mut self, next: Block) {
+        debug_assert!(self.continues_in(&next), "joining would copy");
+        self.bytes.unsplit(next.bytes);
     }
 }
 
@@ -49,8 +82,7 @@ impl fmt::Debug for HostBuffer {
 
 impl Drop for HostBuffer {
     fn drop(&mut self) {
-        let nothing = Block { bytes: Vec::new(), start: 0 };
-        Shelf::put_back(&self.home, std::mem::replace(&mut self.block, nothing));
+        Shelf::put_back(&self.home, std::mem::take(&mut self.block));
     }
 }
 
@@ -87,12 +119,12 @@ impl HostBuffer {
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.block.bytes[self.block.start..][..self.len]
+        &self.block.bytes[..self.len]
     }
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.block.bytes[self.block.start..][..self.len]
+        &mut self.block.bytes[..self.len]
     }
 
     /// A zeroed tensor in host memory.

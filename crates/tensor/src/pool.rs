@@ -1,12 +1,15 @@
 //! Memory that is used again. A training step asks for some two thousand activations of the same few sizes as the step before; from the
 //! system, each would be pages to fault in and zeros to write, only to be overwritten.
 //!
-//! What is kept is bounded by what was needed: handed-out and kept bytes together never exceed the most that was handed out at once
-//! lately (plus an eighth, since sizes do not always fit). So the pool makes no peak that would not have been one without it, and a
-//! process whose needs shrink gives its memory back.
+//! What is kept is cut to what is asked for, and joined again when the parts come back: where activations were in the forward, gradients of
+//! weights can be in the backward, which have other sizes.
+//!
+//! What is kept is bounded by what was needed: handed-out and kept bytes together do not exceed the most that was handed out at once
+//! lately (plus a sixteenth, since sizes do not always fit), but for parts of what is still in use. So the pool makes no peak that would
+//! not have been one without it, and a process whose needs shrink gives its memory back.
 use crate::{DType, Error, HostBuffer, Result, Shape, Tensor, host::Block};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -38,13 +41,18 @@ pub(crate) struct Shelf(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// By size; of each size the latest last, with the number of the request before which it came back.
-    kept: BTreeMap<usize, VecDeque<(u64, Block)>>,
+    /// By place, with the number of the request before which it came back. No two neighbours are of one whole.
+    kept: BTreeMap<usize, (u64, Block)>,
+    /// The same by size, then place.
+    sizes: BTreeSet<(usize, usize)>,
     requests: u64,
     memory: Memory,
     /// The most handed out in this stretch of requests, and in the one before.
     peaks: [usize; 2],
 }
+
+/// A kept block is cut for a request of at least this part of it, so that small ones do not crumble large ones.
+const PARTS: usize = 16;
 
 impl HostPool {
     /// An empty pool.
@@ -70,9 +78,17 @@ impl HostPool {
     /// # Errors
     /// Those of [`HostPool::buffer`].
     pub fn zeroed(&self, len: usize) -> Result<HostBuffer> {
+        self.zeroed_by(len, |bytes| bytes.fill(0))
+    }
+
+    /// `len` bytes of zeros, which `zero` writes where memory is used again.
+    ///
+    /// # Errors
+    /// Those of [`HostPool::buffer`].
+    pub fn zeroed_by(&self, len: usize, zero: impl FnOnce(&mut [u8])) -> Result<HostBuffer> {
         let (mut buffer, fresh) = self.take(len)?;
         if !fresh {
-            buffer.bytes_mut().fill(0);
+            zero(buffer.bytes_mut());
         }
         Ok(buffer)
     }
@@ -85,12 +101,12 @@ impl HostPool {
         Tensor::new(Arc::new(self.buffer(dtype.bytes_of(shape)?)?), dtype, shape)
     }
 
-    /// A tensor of zeros.
+    /// A tensor of zeros, which `zero` writes where memory is used again.
     ///
     /// # Errors
     /// Those of [`HostPool::buffer`].
-    pub fn tensor_zeroed(&self, dtype: DType, shape: Shape) -> Result<Tensor> {
-        Tensor::new(Arc::new(self.zeroed(dtype.bytes_of(shape)?)?), dtype, shape)
+    pub fn tensor_zeroed_by(&self, dtype: DType, shape: Shape, zero: impl FnOnce(&mut [u8])) -> Result<Tensor> {
+        Tensor::new(Arc::new(self.zeroed_by(dtype.bytes_of(shape)?, zero)?), dtype, shape)
     }
 
     /// What the pool holds now.
@@ -140,12 +156,17 @@ impl State {
         }
     }
 
-    /// The smallest kept block that is large enough and not more than an eighth too large.
+    /// The smallest kept block that is large enough, cut to size; of several the one in front.
     fn find(&mut self, want: usize) -> Option<Block> {
-        let (&size, _) = self.kept.range(want..=want.saturating_add(want / 8)).next()?;
-        let block = self.remove(size, VecDeque::pop_back)?;
-        self.memory.reused += size as u64;
-        self.lend(size);
+        let &(size, place) = self.sizes.range((want, 0)..=(want.saturating_mul(PARTS), usize::MAX)).next()?;
+        let (when, mut block) = self.remove(size, place)?;
+        // A rest of less than an eighth would be of little use.
+        if size - want > want / 8 {
+            let rest = block.split_off(want);
+            self.insert(when, rest);
+        }
+        self.memory.reused += block.capacity() as u64;
+        self.lend(block.capacity());
         Some(block)
     }
 
@@ -167,41 +188,57 @@ impl State {
         self.peaks[0] = self.peaks[0].max(self.memory.live);
     }
 
-    fn keep(&mut self, block: Block) {
-        let size = block.capacity();
-        self.memory.live -= size;
-        self.memory.cached += size;
-        self.kept.entry(size).or_default().push_back((self.requests, block));
+    fn keep(&mut self, mut block: Block) {
+        if block.capacity() == 0 {
+            return; // has no place of its own
+        }
+        self.memory.live -= block.capacity();
+        if let Some((&place, (_, before))) = self.kept.range(..block.start()).next_back()
+            && before.continues_in(&block)
+            && let Some((_, mut before)) = self.remove(before.capacity(), place)
+        {
+            before.join(block);
+            block = before;
+        }
+        let end = block.start() + block.capacity();
+        if let Some((_, after)) = self.kept.get(&end)
+            && block.continues_in(after)
+            && let Some((_, after)) = self.remove(after.capacity(), end)
+        {
+            block.join(after);
+        }
+        self.insert(self.requests, block);
         self.trim(self.memory.live);
     }
 
     /// Gives back what would be above the bound with `live` bytes handed out.
     fn trim(&mut self, live: usize) {
         let lately = live.max(self.peaks[0]).max(self.peaks[1]);
-        self.trim_to((lately - live).saturating_add(lately / 8));
+        self.trim_to((lately - live).saturating_add(lately / 16));
     }
 
-    /// Gives back all but `cached` bytes, the longest unused first.
+    /// Gives back all but `cached` bytes, the longest unused first; parts only once they are whole again.
     fn trim_to(&mut self, cached: usize) {
         while self.memory.cached > cached {
-            let oldest = |(&size, blocks): (&usize, &VecDeque<(u64, Block)>)| Some((blocks.front()?.0, size));
-            let Some((_, size)) = self.kept.iter().filter_map(oldest).min() else { return };
-            self.remove(size, VecDeque::pop_front);
+            let whole = self.kept.iter().filter(|(_, (_, block))| block.is_whole());
+            let oldest = whole.map(|(&place, (when, block))| (*when, block.capacity(), place)).min();
+            let Some((_, size, place)) = oldest else { return };
+            self.remove(size, place);
         }
     }
 
-    fn remove(
-        &mut self,
-        size: usize,
-        pop: impl FnOnce(&mut VecDeque<(u64, Block)>) -> Option<(u64, Block)>,
-    ) -> Option<Block> {
-        let blocks = self.kept.get_mut(&size)?;
-        let (_, block) = pop(blocks)?;
-        if blocks.is_empty() {
-            self.kept.remove(&size);
-        }
+    fn insert(&mut self, when: u64, block: Block) {
+        let (size, place) = (block.capacity(), block.start());
+        self.memory.cached += size;
+        self.sizes.insert((size, place));
+        self.kept.insert(place, (when, block));
+    }
+
+    fn remove(&mut self, size: usize, place: usize) -> Option<(u64, Block)> {
+        self.sizes.remove(&(size, place));
+        let removed = self.kept.remove(&place)?;
         self.memory.cached -= size;
-        Some(block)
+        Some(removed)
     }
 }
 
@@ -231,13 +268,32 @@ mod tests {
         let c = pool.buffer(90 * KIB).unwrap();
         assert_ne!(place(&c), first);
         drop(b);
-        // Much smaller: would waste it.
-        let d = pool.zeroed(20 * KIB).unwrap();
+        // Much smaller: would crumble it.
+        let d = pool.zeroed(5 * KIB).unwrap();
         assert_ne!(place(&d), first);
         assert!(d.bytes().iter().all(|&x| x == 0));
         let memory = pool.memory();
-        assert_eq!((memory.live, memory.cached), (110 * KIB, 100 * KIB));
-        assert_eq!((memory.peak, memory.fresh, memory.reused), (190 * KIB, 210 * KIB as u64, 100 * KIB as u64));
+        assert_eq!((memory.live, memory.cached), (95 * KIB, 100 * KIB));
+        assert_eq!((memory.peak, memory.fresh, memory.reused), (190 * KIB, 195 * KIB as u64, 100 * KIB as u64));
+    }
+
+    #[test]
+    fn what_came_back_is_cut_to_size_and_joined_again() {
+        let pool = HostPool::new();
+        let whole = pool.buffer(120 * KIB).unwrap();
+        let first = place(&whole);
+        drop(whole);
+        let mut parts: Vec<HostBuffer> = [30, 40, 50].map(|size| pool.buffer(size * KIB).unwrap()).into();
+        assert_eq!(parts.iter().map(place).collect::<Vec<_>>(), [first, first + 30 * KIB, first + 70 * KIB]);
+        parts.iter_mut().zip(1..).for_each(|(part, i)| part.bytes_mut().fill(i));
+        assert!(parts.iter().zip(1..).all(|(part, i)| part.bytes().iter().all(|&x| x == i)));
+        assert_eq!((pool.memory().live, pool.memory().cached), (120 * KIB, 0));
+        // The middle comes back last, and joins both sides.
+        for i in [0, 1, 0] {
+            parts.remove(i);
+        }
+        let again = pool.buffer(120 * KIB).unwrap();
+        assert_eq!((place(&again), pool.memory().fresh), (first, 120 * KIB as u64));
     }
 
     #[test]

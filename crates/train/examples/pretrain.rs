@@ -140,6 +140,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         decay_vectors: false,
         clip: recipe.clip,
         dtype: DType::F32,
+        moments: DType::F32,
         recompute: false,
     };
     let mut trainer = Trainer::new(&cpu, arch.clone(), config, |p| {

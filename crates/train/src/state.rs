@@ -60,9 +60,10 @@ pub fn save(trainer: &Trainer<'_>, dir: &Path, identity: &Value, note: &Value) -
         specs.iter().flat_map(|p| names(p).map(|n| TensorSpec::new(n, DType::F32, p.shape.clone()))).collect();
     let mut writer = ModelWriter::new(&mut out, tensors, BTreeMap::new(), u64::MAX)?;
     for spec in specs {
-        for (name, tensor) in names(spec).iter().zip(trainer.state(spec.id)) {
-            let values = trainer.backend().download(tensor)?;
-            writer.bytes(name, &from_f32(&values, DType::F32))?;
+        let names = names(spec);
+        writer.bytes(&names[0], &from_f32(&trainer.values(spec.id)?, DType::F32))?;
+        for (name, moment) in names[1..].iter().zip(trainer.moments(spec.id)) {
+            writer.bytes(name, &from_f32(&trainer.backend().download(moment)?, DType::F32))?;
         }
     }
     writer.finish()?;

@@ -17,8 +17,11 @@ pub struct TrainConfig {
     pub decay_vectors: bool,
     /// The largest norm of a gradient; 0 switches clipping off.
     pub clip: f64,
-    /// Type of the matrices in products. Master weights and moments are f32 in any case.
+    /// Type of the matrices in products. Master weights are f32 in any case.
     pub dtype: DType,
+    /// Type that AdamW's moments are kept in: f32, or bf16 in half of the memory. Rounding has a dead zone: a moment that should change by
+    /// less than 2^-9 of itself stays. At `beta` 0.95 that is a moment within 4 % of where it goes, at 0.999 one that hardly moves.
+    pub moments: DType,
     /// Whether blocks are run again in the backward instead of kept.
     pub recompute: bool,
 }
@@ -47,14 +50,14 @@ pub struct StepReport {
     pub tokens: u64,
 }
 
-/// A model in training: computing weights, f32 masters, moments and gradients.
+/// A model in training: weights, moments and gradients.
 #[derive(Debug)]
 pub struct Trainer<'b> {
     backend: &'b dyn Backend,
     config: TrainConfig,
     model: Model,
-    /// Per parameter; `None` where the computing weight is f32 and so is its own master.
-    masters: Vec<Option<Tensor>>,
+    /// Per parameter what the computing weight lacks of the f32 master ([`Backend::split`]); `None` where it is f32 itself.
+    low: Vec<Option<Tensor>>,
     moments: Vec<(Tensor, Tensor)>,
     grads: Grads,
     step: u64,
@@ -73,20 +76,19 @@ impl<'b> Trainer<'b> {
         mut read: impl FnMut(&ParamSpec) -> std::result::Result<Vec<f32>, E>,
     ) -> std::result::Result<Self, E> {
         let own = |e: paring_ops::Error| E::from(Error::from(e));
-        let (mut weights, mut masters, mut moments) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut weights, mut low, mut moments) = (Vec::new(), Vec::new(), Vec::new());
         for spec in params(&arch) {
             let values = read(&spec)?;
             let shape = Shape::new(&spec.shape).map_err(paring_ops::Error::in_op("trainer")).map_err(own)?;
-            let dtype = spec.compute_dtype(config.dtype);
-            let master = if dtype == DType::F32 { None } else { Some(backend.upload(&values, DType::F32, shape)) };
-            masters.push(master.transpose().map_err(own)?);
-            weights.push(backend.upload(&values, dtype, shape).map_err(own)?);
-            let moment = || backend.zeros(DType::F32, shape);
+            let halves = place(backend, &values, spec.compute_dtype(config.dtype), shape).map_err(own)?;
+            weights.push(halves.0);
+            low.push(halves.1);
+            let moment = || backend.zeros(spec.compute_dtype(config.moments), shape);
             moments.push((moment().map_err(own)?, moment().map_err(own)?));
         }
         let model = Model::from_tensors(arch, backend, weights).map_err(Error::from)?;
-        let grads = Grads::zeros(backend, &model.shapes()).map_err(own)?;
-        Ok(Trainer { backend, config, model, masters, moments, grads, step: 0, tokens: 0 })
+        let grads = Grads::new(&model.shapes());
+        Ok(Trainer { backend, config, model, low, moments, grads, step: 0, tokens: 0 })
     }
 
     /// The model as it computes now.
@@ -119,28 +121,26 @@ impl<'b> Trainer<'b> {
     /// # Errors
     /// Those of the backend.
     pub fn values(&self, id: ParamId) -> Result<Vec<f32>> {
-        Ok(self.backend.download(self.master(id))?)
+        let (b, weight) = (self.backend, &self.model.weight(id).tensor);
+        let Some(low) = &self.low[id.0] else { return Ok(b.download(weight)?) };
+        let mut master = b.alloc(DType::F32, weight.shape())?;
+        b.join(&mut master, weight, low)?;
+        Ok(b.download(&master)?)
     }
 
-    fn master(&self, id: ParamId) -> &Tensor {
-        self.masters[id.0].as_ref().unwrap_or(&self.model.weight(id).tensor)
-    }
-
-    /// The state of one parameter as tensors: master, first and second moment.
-    pub(crate) fn state(&self, id: ParamId) -> [&Tensor; 3] {
+    /// First and second moment of one parameter.
+    pub(crate) fn moments(&self, id: ParamId) -> [&Tensor; 2] {
         let (m, v) = &self.moments[id.0];
-        [self.master(id), m, v]
+        [m, v]
     }
 
     /// Takes over a saved state.
     pub(crate) fn restore(&mut self, id: ParamId, master: &[f32], m: &[f32], v: &[f32]) -> Result<()> {
-        let (b, shape) = (self.backend, self.model.weight(id).tensor.shape());
-        let dtype = self.model.weight(id).tensor.dtype();
-        self.model.weight_mut(id).tensor = b.upload(master, dtype, shape)?;
-        if self.masters[id.0].is_some() {
-            self.masters[id.0] = Some(b.upload(master, DType::F32, shape)?);
-        }
-        self.moments[id.0] = (b.upload(m, DType::F32, shape)?, b.upload(v, DType::F32, shape)?);
+        let (b, weight) = (self.backend, &mut self.model.weight_mut(id).tensor);
+        let shape = weight.shape();
+        (*weight, self.low[id.0]) = place(b, master, weight.dtype(), shape)?;
+        let dtype = self.moments[id.0].0.dtype();
+        self.moments[id.0] = (b.upload(m, dtype, shape)?, b.upload(v, dtype, shape)?);
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl<'b> Trainer<'b> {
         let x = self.model.hidden(&mut cx, batch, None)?;
         let mut dx = b.alloc(DType::F32, x.tensor.shape())?;
         let head = self.model.head();
-        let grads = Some(HeadGrads { dx_td: &mut dx, dw_vd: Some(self.grads.get_mut(head.id)) });
+        let grads = Some(HeadGrads { dx_td: &mut dx, dw_vd: Some(self.grads.get_mut(b, head.id)?) });
         let loss = match &teacher_x {
             Some((teacher, tx)) => b.head_kl(grads, &x.tensor, &head.tensor, tx, &teacher.head().tensor, scale)?,
             None => b.head_cross_entropy(grads, &x.tensor, &head.tensor, &batch.next_tokens(), scale)?,
@@ -181,7 +181,7 @@ impl<'b> Trainer<'b> {
             Objective::NextToken => batch.n_targets(),
         });
         let rows = rows.sum();
-        self.grads.zero(self.backend)?;
+        self.grads.clear();
         let mut loss = 0.0;
         for batch in batches {
             loss += self.accumulate(batch, objective, rows)?;
@@ -204,7 +204,7 @@ impl<'b> Trainer<'b> {
     fn update(&mut self, lr: f32, number: u64, grad_scale: f32) -> Result<()> {
         let mut step = self.config.adamw.step(lr, number);
         step.grad_scale = grad_scale;
-        for i in 0..self.masters.len() {
+        for i in 0..self.moments.len() {
             let id = ParamId(i);
             let weight = self.model.weight_mut(id);
             let mut step = step;
@@ -212,26 +212,38 @@ impl<'b> Trainer<'b> {
                 step.weight_decay = 0.0;
             }
             let (m, v) = &mut self.moments[i];
-            let grad = self.grads.get(id);
-            match &mut self.masters[i] {
-                Some(master) => self.backend.adamw(master, m, v, Some(&mut weight.tensor), grad, &step)?,
-                None => self.backend.adamw(&mut weight.tensor, m, v, None, grad, &step)?,
+            // Its memory is free after the update, for the next activations.
+            let grad = self.grads.take(self.backend, id)?;
+            match &mut self.low[i] {
+                Some(low) => self.backend.adamw_split(&mut weight.tensor, low, m, v, &grad, &step)?,
+                None => self.backend.adamw(&mut weight.tensor, m, v, &grad, &step)?,
             }
         }
         Ok(())
     }
 }
 
-/// How many windows of `context` tokens run at once: as many as keep the tape under about 600 MB, at most 16.
+/// f32 `values` as a weight to compute with in `dtype`, and what it lacks of them.
+fn place(b: &dyn Backend, values: &[f32], dtype: DType, shape: Shape) -> paring_ops::Result<(Tensor, Option<Tensor>)> {
+    let whole = b.upload(values, DType::F32, shape)?;
+    if dtype == DType::F32 {
+        return Ok((whole, None));
+    }
+    let (mut high, mut low) = (b.alloc(dtype, shape)?, b.alloc(dtype, shape)?);
+    b.split(&mut high, &mut low, &whole)?;
+    Ok((high, Some(low)))
+}
+
+/// How many windows of `context` tokens run at once: as many as keep the tape under about 250 MB, at most 16.
 ///
 /// A function of the architecture alone, so that the same recipe sums gradients in the same order on every machine.
 pub fn micro_windows(arch: &Arch, context: usize) -> usize {
-    (600_000_000 / activation_bytes(arch, context).max(1)).clamp(1, 16)
+    (250_000_000 / activation_bytes(arch, context).max(1)).clamp(1, 16)
 }
 
-/// Bytes of what the tape keeps of `tokens` tokens, all f32.
+/// Bytes of what the tape keeps of `tokens` tokens, all f32: of a layer the residual stream before attention and before the MLP, q, k, v, the
+/// heads' outputs, gate and up. What is normed or gated is made again.
 pub fn activation_bytes(arch: &Arch, tokens: usize) -> usize {
-    let layer =
-        |l: &paring_model::LayerArch| 8 * arch.hidden + 4 * l.ffn + (4 * l.heads + 3 * l.kv_heads) * arch.head_dim;
+    let layer = |l: &paring_model::LayerArch| 2 * (arch.hidden + l.ffn + (l.heads + l.kv_heads) * arch.head_dim);
     4 * arch.layers.iter().map(layer).sum::<usize>() * tokens
 }

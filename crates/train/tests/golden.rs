@@ -20,6 +20,7 @@ fn config(recompute: bool) -> TrainConfig {
         decay_vectors: true,
         clip: 0.0,
         dtype: DType::F32,
+        moments: DType::F32,
         recompute,
     }
 }

@@ -126,16 +126,16 @@ pub(crate) fn logits(backend: &dyn Backend, model: &Model, batch: &Batch) -> Vec
 
 /// The mean next-token cross-entropy and the gradient of every parameter, in the order of their ids.
 pub(crate) fn gradients(backend: &dyn Backend, model: &Model, batch: &Batch, recompute: bool) -> (f64, Vec<Vec<f32>>) {
-    let mut grads = Grads::zeros(backend, &model.shapes()).unwrap();
+    let mut grads = Grads::new(&model.shapes());
     let mut cx = Ctx::record(backend).recompute(recompute);
     let x = model.hidden(&mut cx, batch, None).unwrap();
     let mut dx = backend.alloc(DType::F32, x.tensor.shape()).unwrap();
     let (head, targets) = (model.head(), batch.next_tokens());
-    let into = HeadGrads { dx_td: &mut dx, dw_vd: Some(grads.get_mut(head.id)) };
+    let into = HeadGrads { dx_td: &mut dx, dw_vd: Some(grads.get_mut(backend, head.id).unwrap()) };
     let scale = 1.0 / batch.n_targets() as f32;
     let loss = backend.head_cross_entropy(Some(into), &x.tensor, &head.tensor, &targets, scale).unwrap();
     cx.backward(&x, dx, &mut grads).unwrap();
-    let all = model.specs().iter().map(|p| backend.download(grads.get(p.id)).unwrap()).collect();
+    let all = model.specs().iter().map(|p| backend.download(&grads.take(backend, p.id).unwrap()).unwrap()).collect();
     (loss / batch.n_targets() as f64, all)
 }
 

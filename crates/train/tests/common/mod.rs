@@ -57,6 +57,7 @@ pub(crate) fn train_config(dtype: DType) -> TrainConfig {
         decay_vectors: false,
         clip: 1.0,
         dtype,
+        moments: DType::F32,
         recompute: false,
     }
 }
