@@ -1,13 +1,17 @@
 //! Throughput of what lies between the matrix products, at the sizes of SmolLM2-135M: attention in GFLOP/s, all else in GB/s of what it has to
 //! read and write. For statistics see the criterion benches.
-use paring_cpu::Cpu;
+use paring_cpu::{Cpu, Isa};
 use paring_ops::{Accum, Activation, AdamWStep, AttnSpec, Backend, Result};
 use paring_tensor::{DType, Shape, Tensor};
 use std::time::{Duration, Instant};
 
 fn tensor(cpu: &Cpu, rows: usize, cols: usize) -> Result<Tensor> {
     let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5).collect();
-    cpu.upload(&values, DType::F32, Shape::new(&[rows, cols]).map_err(paring_ops::Error::in_op("fused"))?)
+    cpu.upload(&values, DType::F32, shape(rows, cols)?)
+}
+
+fn shape(rows: usize, cols: usize) -> Result<Shape> {
+    Shape::new(&[rows, cols]).map_err(paring_ops::Error::in_op("fused"))
 }
 
 /// Best of half a second, and `amount / 1e9` in that time.
@@ -60,8 +64,58 @@ fn decode(cpu: &Cpu, past: usize) -> Result<()> {
     })
 }
 
+/// The products of one token, each with weights of its own: what decoding reads from memory.
+fn products(cpu: &Cpu, dtype: DType) -> Result<()> {
+    let layer = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)];
+    let shapes = std::iter::repeat_n(layer, 30).flatten().chain([(49152, 576)]);
+    let weight = |(n, k)| {
+        let (mut w, x) = (cpu.alloc(dtype, shape(n, k)?)?, tensor(cpu, n, k)?);
+        cpu.convert(&mut w, &x)?;
+        Ok((tensor(cpu, 1, n)?, tensor(cpu, 1, k)?, w))
+    };
+    let mut all = shapes.map(weight).collect::<Result<Vec<_>>>()?;
+    let bytes: usize = all.iter().map(|(_, _, w)| dtype.bytes(w.elements())).sum();
+    let name = format!("products of a token, {dtype}");
+    time(&name, bytes as f64, "GB/s", || all.iter_mut().try_for_each(|(y, x, w)| cpu.linear(y, x, w)))?;
+    for (n, k) in [(4096, 4096), (1536, 576)] {
+        let (mut y, x, w) = weight((n, k))?;
+        time(&format!("1 x {k} x {n} {dtype}, again"), dtype.bytes(n * k) as f64, "GB/s", || {
+            cpu.linear(&mut y, &x, &w)
+        })?;
+    }
+    Ok(())
+}
+
+/// Products of few rows: where the way for few rows should end.
+fn few_rows(cpu: &Cpu, dtype: DType) -> Result<()> {
+    for (n, k) in [(1536, 576), (576, 1536)] {
+        let (mut w, x) = (cpu.alloc(dtype, shape(n, k)?)?, tensor(cpu, n, k)?);
+        cpu.convert(&mut w, &x)?;
+        for t in [2, 4, 8, 12, 16, 17, 24, 32, 48, 64] {
+            let (mut y, x) = (tensor(cpu, t, n)?, tensor(cpu, t, k)?);
+            let flops = 2.0 * (t * n * k) as f64;
+            time(&format!("{t} x {k} x {n} {dtype}"), flops, "GFLOP/s", || cpu.linear(&mut y, &x, &w))?;
+        }
+    }
+    Ok(())
+}
+
 fn main() -> Result<()> {
-    let cpu = Cpu::new(std::env::args().nth(1).and_then(|n| n.parse().ok()))?;
+    let isa = std::env::args().nth(2).and_then(|name| Isa::ALL.into_iter().find(|isa| format!("{isa:?}") == name));
+    let threads = std::env::args().nth(1).and_then(|n| n.parse().ok());
+    let cpu = Cpu::with_isa(threads, isa.unwrap_or_else(Isa::detect))?;
+    let only = std::env::args().nth(3).unwrap_or_default();
+    if only != "rest" {
+        for dtype in [DType::BF16, DType::F32] {
+            products(&cpu, dtype)?;
+            if only == "few" {
+                few_rows(&cpu, dtype)?;
+            }
+        }
+    }
+    if !only.is_empty() && only != "rest" {
+        return Ok(());
+    }
     println!("{:?}, {} threads", cpu.isa(), cpu.threads());
     attention(&cpu, 9, 3, 64, &[512])?;
     attention(&cpu, 9, 3, 64, &[256; 4])?;

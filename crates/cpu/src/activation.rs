@@ -13,7 +13,7 @@ const GELU_B: f32 = 0.044715;
 
 /// `act(x)` and its derivative; what is not used of them the compiler leaves out.
 trait Function {
-    fn at(x: f32) -> (f32, f32);
+    fn at<const FUSED: bool>(x: f32) -> (f32, f32);
 }
 
 struct Silu;
@@ -23,27 +23,27 @@ struct Relu2;
 
 impl Function for Silu {
     #[inline(always)]
-    fn at(x: f32) -> (f32, f32) {
-        let s = sigmoid(x);
+    fn at<const FUSED: bool>(x: f32) -> (f32, f32) {
+        let s = sigmoid::<FUSED>(x);
         (x * s, s * (1.0 + x * (1.0 - s)))
     }
 }
 
 impl Function for Gelu {
     #[inline(always)]
-    fn at(x: f32) -> (f32, f32) {
-        let (distribution, density) = normal(x);
+    fn at<const FUSED: bool>(x: f32) -> (f32, f32) {
+        let (distribution, density) = normal::<FUSED>(x);
         (x * distribution, distribution + x * density)
     }
 }
 
 impl Function for GeluTanh {
     #[inline(always)]
-    fn at(x: f32) -> (f32, f32) {
+    fn at<const FUSED: bool>(x: f32) -> (f32, f32) {
         // Beyond 12 the sigmoid is 0 or 1, and a cube of x might overflow.
         let c = if x > 12.0 { 12.0 } else { x };
         let c = if c < -12.0 { -12.0 } else { c };
-        let s = sigmoid(GELU_A * (c + GELU_B * c * c * c));
+        let s = sigmoid::<FUSED>(GELU_A * (c + GELU_B * c * c * c));
         let slope = GELU_A * (1.0 + 3.0 * GELU_B * c * c);
         (x * s, s * (1.0 + c * slope * (1.0 - s)))
     }
@@ -51,7 +51,7 @@ impl Function for GeluTanh {
 
 impl Function for Relu2 {
     #[inline(always)]
-    fn at(x: f32) -> (f32, f32) {
+    fn at<const FUSED: bool>(x: f32) -> (f32, f32) {
         // NaN stays NaN.
         let x = if x < 0.0 { 0.0 } else { x };
         (x * x, 2.0 * x)
@@ -59,30 +59,36 @@ impl Function for Relu2 {
 }
 
 #[inline(always)]
-fn plain_loop<F: Function>(y: &mut [f32], x: &[f32]) {
+fn plain_loop<F: Function, const FUSED: bool>(y: &mut [f32], x: &[f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
-        *y = F::at(x).0;
+        *y = F::at::<FUSED>(x).0;
     }
 }
 
 #[inline(always)]
-fn plain_backward_loop<F: Function>(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+fn plain_backward_loop<F: Function, const FUSED: bool>(dx: &mut [f32], dy: &[f32], x: &[f32]) {
     for ((dx, dy), &x) in dx.iter_mut().zip(dy).zip(x) {
-        *dx = dy * F::at(x).1;
+        *dx = dy * F::at::<FUSED>(x).1;
     }
 }
 
 #[inline(always)]
-fn gated_loop<F: Function>(y: &mut [f32], gate: &[f32], up: &[f32]) {
+fn gated_loop<F: Function, const FUSED: bool>(y: &mut [f32], gate: &[f32], up: &[f32]) {
     for ((y, &g), u) in y.iter_mut().zip(gate).zip(up) {
-        *y = F::at(g).0 * u;
+        *y = F::at::<FUSED>(g).0 * u;
     }
 }
 
 #[inline(always)]
-fn gated_backward_loop<F: Function>(dgate: &mut [f32], dup: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
+fn gated_backward_loop<F: Function, const FUSED: bool>(
+    dgate: &mut [f32],
+    dup: &mut [f32],
+    dy: &[f32],
+    gate: &[f32],
+    up: &[f32],
+) {
     for ((((dg, du), dy), &g), u) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
-        let (value, slope) = F::at(g);
+        let (value, slope) = F::at::<FUSED>(g);
         *du = dy * value;
         *dg = dy * u * slope;
     }
@@ -91,10 +97,10 @@ fn gated_backward_loop<F: Function>(dgate: &mut [f32], dup: &mut [f32], dy: &[f3
 vectorised! {
     fn plain_piece(y: &mut [f32], act: Activation, x: &[f32]) {
         match act {
-            Activation::Silu => plain_loop::<Silu>(y, x),
-            Activation::Gelu => plain_loop::<Gelu>(y, x),
-            Activation::GeluTanh => plain_loop::<GeluTanh>(y, x),
-            Activation::Relu2 => plain_loop::<Relu2>(y, x),
+            Activation::Silu => plain_loop::<Silu, FUSED>(y, x),
+            Activation::Gelu => plain_loop::<Gelu, FUSED>(y, x),
+            Activation::GeluTanh => plain_loop::<GeluTanh, FUSED>(y, x),
+            Activation::Relu2 => plain_loop::<Relu2, FUSED>(y, x),
         }
     }
 }
@@ -102,10 +108,10 @@ vectorised! {
 vectorised! {
     fn plain_backward_piece(dx: &mut [f32], act: Activation, dy: &[f32], x: &[f32]) {
         match act {
-            Activation::Silu => plain_backward_loop::<Silu>(dx, dy, x),
-            Activation::Gelu => plain_backward_loop::<Gelu>(dx, dy, x),
-            Activation::GeluTanh => plain_backward_loop::<GeluTanh>(dx, dy, x),
-            Activation::Relu2 => plain_backward_loop::<Relu2>(dx, dy, x),
+            Activation::Silu => plain_backward_loop::<Silu, FUSED>(dx, dy, x),
+            Activation::Gelu => plain_backward_loop::<Gelu, FUSED>(dx, dy, x),
+            Activation::GeluTanh => plain_backward_loop::<GeluTanh, FUSED>(dx, dy, x),
+            Activation::Relu2 => plain_backward_loop::<Relu2, FUSED>(dx, dy, x),
         }
     }
 }
@@ -113,10 +119,10 @@ vectorised! {
 vectorised! {
     fn gated_piece(y: &mut [f32], act: Activation, gate: &[f32], up: &[f32]) {
         match act {
-            Activation::Silu => gated_loop::<Silu>(y, gate, up),
-            Activation::Gelu => gated_loop::<Gelu>(y, gate, up),
-            Activation::GeluTanh => gated_loop::<GeluTanh>(y, gate, up),
-            Activation::Relu2 => gated_loop::<Relu2>(y, gate, up),
+            Activation::Silu => gated_loop::<Silu, FUSED>(y, gate, up),
+            Activation::Gelu => gated_loop::<Gelu, FUSED>(y, gate, up),
+            Activation::GeluTanh => gated_loop::<GeluTanh, FUSED>(y, gate, up),
+            Activation::Relu2 => gated_loop::<Relu2, FUSED>(y, gate, up),
         }
     }
 }
@@ -124,10 +130,10 @@ vectorised! {
 vectorised! {
     fn gated_backward_piece(dgate: &mut [f32], dup: &mut [f32], act: Activation, dy: &[f32], gate: &[f32], up: &[f32]) {
         match act {
-            Activation::Silu => gated_backward_loop::<Silu>(dgate, dup, dy, gate, up),
-            Activation::Gelu => gated_backward_loop::<Gelu>(dgate, dup, dy, gate, up),
-            Activation::GeluTanh => gated_backward_loop::<GeluTanh>(dgate, dup, dy, gate, up),
-            Activation::Relu2 => gated_backward_loop::<Relu2>(dgate, dup, dy, gate, up),
+            Activation::Silu => gated_backward_loop::<Silu, FUSED>(dgate, dup, dy, gate, up),
+            Activation::Gelu => gated_backward_loop::<Gelu, FUSED>(dgate, dup, dy, gate, up),
+            Activation::GeluTanh => gated_backward_loop::<GeluTanh, FUSED>(dgate, dup, dy, gate, up),
+            Activation::Relu2 => gated_backward_loop::<Relu2, FUSED>(dgate, dup, dy, gate, up),
         }
     }
 }

@@ -62,24 +62,32 @@ impl Isa {
 
 /// Defines a function whose body is compiled for the target's baseline, for AVX2 and for AVX-512, and chosen by an [`Isa`] argument.
 ///
-/// The body is plain Rust that the compiler can vectorise. It does not contract `a * b + c`, so all versions give the same bits.
+/// The body is plain Rust that the compiler can vectorise. It does not contract `a * b + c`, so all versions give the same bits, unless the
+/// body hands the constant `FUSED` on, which says whether `f32::mul_add` is one instruction: see [`crate::exp`].
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn portable($($arg: $ty),*) $(-> $ret)? {
+                #[allow(dead_code, reason = "most bodies do not ask")]
+                const FUSED: bool = false;
+                $body
+            }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $ty),*) $(-> $ret)? {
-                body($($arg),*)
+                #[allow(dead_code, reason = "most bodies do not ask")]
+                const FUSED: bool = true;
+                $body
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
             fn avx512($($arg: $ty),*) $(-> $ret)? {
-                body($($arg),*)
+                #[allow(dead_code, reason = "most bodies do not ask")]
+                const FUSED: bool = true;
+                $body
             }
             match isa {
                 // SAFETY: the machine has these instructions: `Cpu::with_isa` refuses an `Isa` that it lacks.
@@ -90,7 +98,7 @@ macro_rules! vectorised {
                 #[cfg(target_arch = "x86_64")]
                 #[allow(unsafe_code, reason = "calling a function compiled for instructions that were found at run time")]
                 isa if $crate::isa::Isa::Avx2 <= isa => unsafe { avx2($($arg),*) },
-                _ => body($($arg),*),
+                _ => portable($($arg),*),
             }
         }
     };

@@ -23,6 +23,14 @@ fn products(dtype: DType) -> Vec<Op> {
     sizes.into_iter().flat_map(each).collect()
 }
 
+/// One to four rows at a time, whole groups of rows of weights and a part of one, whole vectors and a part of one.
+fn products_of_few_rows(dtype: DType) -> Vec<Case> {
+    let rows = [1, 2, 3, 4, 5, 7];
+    let sizes = [(32, 24), (71, 25), (96, 11), (31, 1), (160, 49)];
+    let each = |t| sizes.map(|(k, n)| Case::new(Op::Linear { t, k, n, dtype }, Values::Normal));
+    rows.into_iter().flat_map(each).collect()
+}
+
 fn every_set(cases: &[Case]) {
     assert!(!cases.is_empty(), "no case is left");
     let mut failures = Vec::new();
@@ -50,6 +58,12 @@ fn products_in_bf16() {
     let values = [Values::Normal, Values::Outliers(1e4), Values::Tiny];
     let each = |op: Op| values.map(|values| Case::new(op.clone(), values));
     every_set(&products(DType::BF16).into_iter().flat_map(each).collect::<Vec<_>>());
+}
+
+#[test]
+fn few_rows() {
+    every_set(&products_of_few_rows(DType::F32));
+    every_set(&products_of_few_rows(DType::BF16));
 }
 
 #[test]

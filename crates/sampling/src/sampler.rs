@@ -82,22 +82,23 @@ impl Sampler {
     /// # Errors
     /// [`Error::NotFinite`] or [`Error::Empty`].
     pub fn sample(&self, logits_v: &[f32], position: u64) -> Result<u32, Error> {
-        if let Some(token) = logits_v.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
+        // A fold without an early end, which vectorises: a token is looked for only when there is one.
+        if !logits_v.iter().fold(true, |good, &l| good & (l < f32::INFINITY)) {
+            let token = logits_v.iter().position(|l| l.is_nan() || *l == f32::INFINITY).unwrap_or(0);
             return Err(Error::NotFinite { token });
         }
+        let best = highest(logits_v).ok_or(Error::Empty)?;
         if self.temperature == 0.0 {
-            // No need to put a whole vocabulary in order; the first among equals stays.
-            let better = |best: usize, i: usize| if logits_v[best].total_cmp(&logits_v[i]).is_lt() { i } else { best };
-            let best = (0..logits_v.len()).reduce(better).filter(|&i| logits_v[i] != f32::NEG_INFINITY);
-            return best.map(|best| best as u32).ok_or(Error::Empty);
+            return Ok(best as u32);
         }
         let mut order: Vec<usize> = (0..logits_v.len()).filter(|&i| logits_v[i] != f32::NEG_INFINITY).collect();
         // Highest first, lowest id among equals: a total order, so the draw does not depend on the sort.
-        order.sort_unstable_by(|&a, &b| logits_v[b].total_cmp(&logits_v[a]).then(a.cmp(&b)));
-        let &best = order.first().ok_or(Error::Empty)?;
-        if 0 < self.top_k {
+        let by_logit = |&a: &usize, &b: &usize| logits_v[b].total_cmp(&logits_v[a]).then(a.cmp(&b));
+        if 0 < self.top_k && self.top_k < order.len() {
+            order.select_nth_unstable_by(self.top_k - 1, by_logit);
             order.truncate(self.top_k);
         }
+        order.sort_unstable_by(by_logit);
         let t = f64::from(self.temperature);
         let mut weights: Vec<f64> =
             order.iter().map(|&i| ((f64::from(logits_v[i]) - f64::from(logits_v[best])) / t).exp()).collect();
@@ -118,6 +119,20 @@ impl Sampler {
         });
         Ok(order[chosen.unwrap_or(weights.len() - 1)] as u32)
     }
+}
+
+/// Where the highest logit is, the first of equals in the order of [`f32::total_cmp`]; `None` when there is none above negative infinity.
+fn highest(logits_v: &[f32]) -> Option<usize> {
+    // Whole numbers in the order of `total_cmp`: their maximum vectorises.
+    let key = |l: f32| {
+        let bits = l.to_bits() as i32;
+        bits ^ (((bits >> 31) as u32) >> 1) as i32
+    };
+    let max = logits_v.iter().fold(i32::MIN, |max, &l| max.max(key(l)));
+    if max <= key(f32::NEG_INFINITY) {
+        return None;
+    }
+    logits_v.iter().position(|&l| key(l) == max)
 }
 
 #[cfg(test)]
@@ -178,7 +193,25 @@ mod tests {
         assert_eq!(base.sample(&[2.0, 5.0, 5.0], 0), Ok(1));
     }
 
+    /// What the order of all logits says: highest first, lowest id among equals.
+    fn sorted(logits: &[f32]) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+        order
+    }
+
     proptest! {
+        #[test]
+        fn the_highest_and_the_k_highest_are_those_of_the_whole_order(
+            ties in proptest::collection::vec(-3i8..3, 1..40), top_k in 1usize..8, position: u64) {
+            let logits: Vec<f32> = ties.iter().map(|&t| if t == 2 { -0.0 } else { f32::from(t) }).collect();
+            let order = sorted(&logits);
+            prop_assert_eq!(Sampler::greedy().sample(&logits, position), Ok(order[0] as u32));
+            let sampler = Sampler { temperature: 1.0, top_k, ..Sampler::greedy() };
+            let token = sampler.sample(&logits, position).unwrap() as usize;
+            prop_assert!(order[..top_k.min(order.len())].contains(&token));
+        }
+
         #[test]
         fn any_logits_give_a_token_or_an_error(logits in proptest::collection::vec(-200f32..200.0, 0..40),
             temperature in 0f32..4.0, top_k in 0usize..5, top_p in 0.01f32..=1.0, min_p in 0f32..=1.0, position: u64) {

@@ -5,13 +5,13 @@
 use super::{
     Saved,
     forward::{gather, scores},
-    rows::{Head, KEYS, ROWS, capped_gradient_tile, clip, gradient_tile, mask, transpose},
+    rows::{Head, KEYS, ROWS, all_see, capped_gradient_tile, clip, delta_of, gradient_tile, mask, scaled},
     tile::{Left, Size, product},
+    transpose::transpose,
 };
 use crate::{
     gemm::{Out, with_scratch},
     isa::Isa,
-    norm::dot,
     pool::Threads,
 };
 use paring_ops::AttnSpec;
@@ -130,14 +130,14 @@ fn chunk_task(
     }
     for start in chunk.rows.clone().step_by(ROWS) {
         let rows = start..chunk.rows.end.min(start + ROWS);
-        gather(q, saved.q, head, &rows, scale);
-        gather(dy, saved.dy, head, &rows, 1.0);
+        gather(isa, q, saved.q, head, &rows, scale);
+        gather(isa, dy, saved.dy, head, &rows, 1.0);
         transpose(isa, q_t, q, h);
         transpose(isa, dy_t, dy, h);
         let (mut lse, mut delta) = ([0.0f32; ROWS], [0.0f32; ROWS]);
         for (i, r) in rows.clone().enumerate() {
             lse[i] = saved.lse[head.lse_at(r)];
-            delta[i] = dot(&dy[i * h..][..h], &saved.y[head.q_at(r)..][..h]);
+            delta[i] = delta_of(isa, &dy[i * h..][..h], &saved.y[head.q_at(r)..][..h]);
         }
         dq_sum.fill(0.0);
         let seen = head.keys_of(rows.clone());
@@ -147,17 +147,23 @@ fn chunk_task(
             let at = head.kv_at(j);
             let (s, dp) = (&mut s[..keys.len() * ROWS], &mut dp[..keys.len() * ROWS]);
             let of = |data| Left { data, rs: kc, cs: 1 };
-            scores(isa, s, of(&saved.k[at..]), q_t, head, &rows, &keys);
-            scores(isa, dp, of(&saved.v[at..]), dy_t, head, &rows, &keys);
-            mask(s, f32::NEG_INFINITY, head, &rows, keys.clone());
-            // Tiles that were left out hold anything.
-            mask(dp, 0.0, head, &rows, keys.clone());
+            let all = all_see(head, &rows, &keys);
+            scores(isa, s, of(&saved.k[at..]), q_t, head, &rows, &keys, all);
+            scores(isa, dp, of(&saved.v[at..]), dy_t, head, &rows, &keys, all);
+            if !all {
+                mask(s, f32::NEG_INFINITY, head, &rows, keys.clone());
+                // Tiles that were left out hold anything.
+                mask(dp, 0.0, head, &rows, keys.clone());
+            }
             match cap {
                 None => gradient_tile(isa, s, dp, &lse, &delta),
                 Some(cap) => capped_gradient_tile(isa, s, dp, &lse, &delta, cap),
             }
             // Rows that see the keys of a tile of dk and dv.
             let seeing = |tile: Range<usize>, _| {
+                if all {
+                    return 0..rows.len();
+                }
                 let (first, last) = (keys.start + tile.start, keys.start + tile.end - 1);
                 clip(head.rows_of(first).start..head.rows_of(last).end, &rows)
             };
@@ -168,8 +174,9 @@ fn chunk_task(
             product(isa, &mut dk_sum[into..], h, true, size, of(dp), q, h, seeing);
             let ds = Left { data: dp, rs: 1, cs: ROWS };
             let size = Size { m: rows.len(), n: h, k: keys.len() };
-            product(isa, dq_sum, h, true, size, ds, &saved.k[at..], kc, |tile, _| {
-                clip(head.keys_of(rows.start + tile.start..rows.start + tile.end), &keys)
+            product(isa, dq_sum, h, true, size, ds, &saved.k[at..], kc, |tile, _| match all {
+                true => 0..keys.len(),
+                false => clip(head.keys_of(rows.start + tile.start..rows.start + tile.end), &keys),
             });
         }
         for (i, r) in rows.enumerate() {
@@ -179,7 +186,7 @@ fn chunk_task(
             };
             // SAFETY: row r of this head, or of this chunk's memory beside: written by this task alone until all chunks are done.
             let target = unsafe { target.head(h) };
-            target.iter_mut().zip(&dq_sum[i * h..]).for_each(|(to, sum)| *to = sum * scale);
+            scaled(isa, target, &dq_sum[i * h..][..h], scale);
         }
     }
     for (i, j) in chunk.keys.clone().enumerate() {

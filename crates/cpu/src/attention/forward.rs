@@ -1,7 +1,8 @@
 //! Forward: a task is a block of rows, which walks the keys that they see and keeps a running softmax (FlashAttention-2).
 use super::{
-    rows::{Head, KEYS, ROWS, Running, cap_scores, clip, mask, softmax_tile, transpose},
+    rows::{Head, KEYS, ROWS, Running, all_see, cap_scores, clip, mask, rescale, scaled, softmax_tile},
     tile::{Left, Size, product},
+    transpose::transpose,
 };
 use crate::{
     gemm::{Out, with_scratch},
@@ -51,7 +52,7 @@ fn block(
     let (scale, cap) = head.scales();
     let (q_t, rest) = scratch.split_at_mut(h * ROWS);
     let (s, o) = rest.split_at_mut(KEYS * ROWS);
-    gather(o, q, head, rows, scale);
+    gather(isa, o, q, head, rows, scale);
     transpose(isa, q_t, o, h);
     o.fill(0.0);
     let mut running = Running::new();
@@ -60,46 +61,48 @@ fn block(
         let keys = j..seen.end.min(j + KEYS);
         let s = &mut s[..keys.len() * ROWS];
         let k = Left { data: &k[head.kv_at(j)..], rs: kc, cs: 1 };
-        scores(isa, s, k, q_t, head, rows, &keys);
+        let all = all_see(head, rows, &keys);
+        scores(isa, s, k, q_t, head, rows, &keys, all);
         if let Some(cap) = cap {
             cap_scores(isa, s, cap);
         }
-        mask(s, f32::NEG_INFINITY, head, rows, keys.clone());
+        if !all {
+            mask(s, f32::NEG_INFINITY, head, rows, keys.clone());
+        }
         softmax_tile(isa, s, &mut running);
-        for (o, factor) in o.chunks_exact_mut(h).zip(running.factor) {
-            if factor != 1.0 {
-                o.iter_mut().for_each(|o| *o *= factor);
-            }
+        if seen.start < j {
+            rescale(isa, o, &running.factor, h);
         }
         let p = Left { data: s, rs: 1, cs: ROWS };
         let size = Size { m: n, n: h, k: keys.len() };
-        product(isa, o, h, true, size, p, &v[head.kv_at(j)..], kc, |tile, _| {
-            clip(head.keys_of(rows.start + tile.start..rows.start + tile.end), &keys)
+        product(isa, o, h, true, size, p, &v[head.kv_at(j)..], kc, |tile, _| match all {
+            true => 0..keys.len(),
+            false => clip(head.keys_of(rows.start + tile.start..rows.start + tile.end), &keys),
         });
     }
     for (i, r) in rows.clone().enumerate() {
         // SAFETY: the elements of row r: written by this task alone.
         let target = unsafe { y.at(head.q_at(r)).head(h) };
         let inverse = 1.0 / running.sum[i];
-        target.iter_mut().zip(&o[i * h..]).for_each(|(y, o)| *y = o * inverse);
+        scaled(isa, target, &o[i * h..][..h], inverse);
         // SAFETY: the entry of row r: written by this task alone.
         unsafe { lse.at(head.lse_at(r)).head(1)[0] = running.max[i] + running.sum[i].ln() };
     }
 }
 
 /// `to[i] = from[row i] * scale`; lanes beyond the rows become zero.
-pub(super) fn gather(to: &mut [f32], from: &[f32], head: &Head<'_>, rows: &Range<usize>, scale: f32) {
+pub(super) fn gather(isa: Isa, to: &mut [f32], from: &[f32], head: &Head<'_>, rows: &Range<usize>, scale: f32) {
     let h = head.spec.head_dim;
     for (i, to) in to.chunks_exact_mut(h).enumerate() {
         if i < rows.len() {
-            to.iter_mut().zip(&from[head.q_at(rows.start + i)..][..h]).for_each(|(to, from)| *to = from * scale);
+            scaled(isa, to, &from[head.q_at(rows.start + i)..][..h], scale);
         } else {
             to.fill(0.0);
         }
     }
 }
 
-/// `s[j] = k_j . q` for all rows, tiles of which no row sees a key left out.
+/// `s[j] = k_j . q` for all rows; tiles of which no row sees a key are left out, unless `all` rows see all keys.
 pub(super) fn scores(
     isa: Isa,
     s: &mut [f32],
@@ -108,9 +111,13 @@ pub(super) fn scores(
     head: &Head<'_>,
     rows: &Range<usize>,
     keys: &Range<usize>,
+    all: bool,
 ) {
     let h = head.spec.head_dim;
     product(isa, s, ROWS, false, Size { m: keys.len(), n: ROWS, k: h }, k, q_t, ROWS, |tile, lanes| {
+        if all {
+            return 0..h;
+        }
         let first = head.rows_of(keys.start + tile.start).start;
         let last = head.rows_of(keys.start + tile.end - 1).end;
         let seen = clip(first..last.max(first), rows);

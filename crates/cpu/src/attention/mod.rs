@@ -9,6 +9,7 @@ mod dots; // scores of few rows
 mod forward; // blocks of rows
 mod rows; // who sees what, and passes over scores
 mod tile; // products
+mod transpose; // rows become lanes
 
 use crate::{isa::Isa, pool::Threads};
 use paring_ops::AttnSpec;

@@ -5,8 +5,9 @@
 //! every row of queries has a lane of its own in all passes, nothing is summed across lanes, and the queries that do not see a key are a
 //! prefix (too early) and a suffix (too late, beyond the window) of its lanes.
 use crate::{
-    exp::{exp, tanh_and_slope},
+    exp::{exp_of, tanh_and_slope},
     isa::vectorised,
+    norm::dot,
 };
 use paring_ops::AttnSpec;
 use std::ops::Range;
@@ -88,37 +89,17 @@ pub(super) fn clip(of: Range<usize>, within: &Range<usize>) -> Range<usize> {
     clamp(of.start)..clamp(of.end)
 }
 
+/// Whether each of `rows` sees all of `keys`.
+pub(super) fn all_see(head: &Head<'_>, rows: &Range<usize>, keys: &Range<usize>) -> bool {
+    head.rows_of(keys.end - 1).start <= rows.start && rows.end <= head.rows_of(keys.start).end
+}
+
 /// Sets what `rows` have of keys that they do not see to `value`. `s` has a row of lanes for each of `keys`.
 pub(super) fn mask(s: &mut [f32], value: f32, head: &Head<'_>, rows: &Range<usize>, keys: Range<usize>) {
     for (lanes, j) in s.chunks_exact_mut(ROWS).zip(keys) {
         let seen = clip(head.rows_of(j), rows);
         lanes[..seen.start].fill(value);
         lanes[seen.end..].fill(value);
-    }
-}
-
-vectorised! {
-    // `to[c][r] = from[r][c]` for ROWS rows of h values.
-    pub(super) fn transpose(to: &mut [f32], from: &[f32], h: usize) {
-        let whole = h / 8 * 8;
-        for r in (0..ROWS).step_by(8) {
-            for c in (0..whole).step_by(8) {
-                let mut square = [[0.0f32; 8]; 8];
-                for i in 0..8 {
-                    for (j, x) in from[(r + i) * h + c..][..8].iter().enumerate() {
-                        square[j][i] = *x;
-                    }
-                }
-                for (j, lanes) in square.iter().enumerate() {
-                    to[(c + j) * ROWS + r..][..8].copy_from_slice(lanes);
-                }
-            }
-            for c in whole..h {
-                for i in 0..8 {
-                    to[c * ROWS + r + i] = from[(r + i) * h + c];
-                }
-            }
-        }
     }
 }
 
@@ -134,8 +115,12 @@ vectorised! {
 /// Lanes that a pass takes at a time: what it sums stays in registers.
 const LANES: usize = 16;
 
-/// Maximum and sum of exponentials of every row so far.
+/// Exponentials may be as large as that of this before their rows get a new maximum: sums of before are made smaller almost never that way.
+const SLACK: f32 = 8.0;
+
+/// What is subtracted from the scores of every row, and the sum of exponentials so far.
 pub(super) struct Running {
+    /// The maximum of the scores, or at most [`SLACK`] below it.
     pub(super) max: [f32; ROWS],
     pub(super) sum: [f32; ROWS],
     /// By what the last pass made sums of before smaller.
@@ -149,11 +134,10 @@ impl Running {
 }
 
 vectorised! {
-    // Turns a tile of scores into exp(score - new maximum).
+    // Turns a tile of scores into exp(score - running maximum).
     pub(super) fn softmax_tile(s: &mut [f32], running: &mut Running) {
         for at in (0..ROWS).step_by(LANES) {
-            let mut max = [0.0f32; LANES];
-            max.copy_from_slice(&running.max[at..at + LANES]);
+            let mut max = [f32::NEG_INFINITY; LANES];
             for lanes in s.chunks_exact(ROWS) {
                 for (max, &x) in max.iter_mut().zip(&lanes[at..at + LANES]) {
                     *max = if x > *max { x } else { *max };
@@ -162,14 +146,16 @@ vectorised! {
             // A row that has seen nothing yet has no maximum: its exponentials are those of negative infinity, whatever is subtracted.
             let mut subtract = [0.0f32; LANES];
             for l in 0..LANES {
-                subtract[l] = if max[l] == f32::NEG_INFINITY { 0.0 } else { max[l] };
-                running.factor[at + l] = exp(running.max[at + l] - subtract[l]);
-                running.max[at + l] = max[l];
+                let before = running.max[at + l];
+                let max = if max[l] > before + SLACK { max[l] } else { before };
+                subtract[l] = if max == f32::NEG_INFINITY { 0.0 } else { max };
+                running.factor[at + l] = exp_of::<FUSED>(before - subtract[l]);
+                running.max[at + l] = max;
             }
             let mut sum = [0.0f32; LANES];
             for lanes in s.chunks_exact_mut(ROWS) {
                 for ((x, sum), subtract) in lanes[at..at + LANES].iter_mut().zip(&mut sum).zip(&subtract) {
-                    *x = exp(*x - subtract);
+                    *x = exp_of::<FUSED>(*x - subtract);
                     *sum += *x;
                 }
             }
@@ -181,11 +167,36 @@ vectorised! {
 }
 
 vectorised! {
+    // `to = from * factor`.
+    pub(super) fn scaled(to: &mut [f32], from: &[f32], factor: f32) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
+    }
+}
+
+vectorised! {
+    // A row's gradient of its normaliser: the product of its output and the gradient of that.
+    pub(super) fn delta_of(dy: &[f32], y: &[f32]) -> f32 {
+        dot(dy, y)
+    }
+}
+
+vectorised! {
+    // Rows of `h` values times the factor of each, where it is not 1.
+    pub(super) fn rescale(o: &mut [f32], factor: &[f32; ROWS], h: usize) {
+        for (o, &factor) in o.chunks_exact_mut(h).zip(factor) {
+            if factor != 1.0 {
+                o.iter_mut().for_each(|o| *o *= factor);
+            }
+        }
+    }
+}
+
+vectorised! {
     // Scores become probabilities p, and dp becomes the gradient p * (dp - delta).
     pub(super) fn gradient_tile(s: &mut [f32], dp: &mut [f32], lse: &[f32; ROWS], delta: &[f32; ROWS]) {
         for (s, dp) in s.chunks_exact_mut(ROWS).zip(dp.chunks_exact_mut(ROWS)) {
             for (((s, dp), lse), delta) in s.iter_mut().zip(dp).zip(lse).zip(delta) {
-                *s = exp(*s - lse);
+                *s = exp_of::<FUSED>(*s - lse);
                 *dp = *s * (*dp - delta);
             }
         }
@@ -200,7 +211,7 @@ vectorised! {
                 let (tanh, slope) = tanh_and_slope(*s);
                 // Scores that were masked are not.
                 let score = if *s == f32::NEG_INFINITY { *s } else { cap * tanh };
-                *s = exp(score - lse);
+                *s = exp_of::<FUSED>(score - lse);
                 *dp = *s * (*dp - delta) * slope * cap;
             }
         }
