@@ -6,9 +6,10 @@
 //! read of a tensor is left. Our own outputs are never truncated: they are written beside their name and renamed.
 #![allow(unsafe_code, reason = "memory maps cannot be made safely; this is the only module that makes one")]
 use crate::{Error, Result, open::open_regular};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use std::{
     fs::File,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -43,6 +44,18 @@ impl Map {
     /// The file's bytes, as many as it had when it was opened.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or_default()
+    }
+
+    /// Says that `range` was copied: its pages need not stay in this process, whose memory would hold every tensor twice. They stay in
+    /// the system's cache of the file, from where a second reading gets them.
+    pub(crate) fn forget(&self, range: &Range<usize>) {
+        if let Some(map) = &self.map {
+            // SAFETY: pages of a read-only map of a file are exchanged for the file's bytes at the next access; no reference to them sees
+            // another value, by what `open` relies on.
+            let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+            // It is an advice: where the system does not take it, nothing is lost but memory.
+            drop(advised);
+        }
     }
 
     /// The file.

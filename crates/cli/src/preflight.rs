@@ -38,10 +38,10 @@ pub(crate) fn weight_bytes(arch: &Arch, dtype: DType) -> u64 {
     params(arch).iter().map(|p| bytes(p) as u64).sum()
 }
 
-/// Bytes of a trainer: weights, f32 masters beside bf16 weights, two moments, gradients, and what the tape keeps of `micro` windows.
+/// Bytes of a trainer: weights, what bf16 weights lack of f32 masters, two moments, gradients, and what the tape keeps of `micro` windows.
 pub(crate) fn training_bytes(arch: &Arch, dtype: DType, context: usize, micro: usize) -> u64 {
     let n = arch.n_params() as u64;
-    let masters = if dtype == DType::F32 { 0 } else { 4 * n };
+    let masters = if dtype == DType::F32 { 0 } else { 2 * n };
     weight_bytes(arch, dtype) + masters + 12 * n + activation_bytes(arch, context * micro) as u64 + head_bytes(arch)
 }
 

@@ -5,7 +5,7 @@
 //! weights can be in the backward, which have other sizes.
 //!
 //! What is kept is bounded by what was needed: handed-out and kept bytes together do not exceed the most that was handed out at once
-//! lately (plus a sixteenth, since sizes do not always fit), but for parts of what is still in use. So the pool makes no peak that would
+//! lately (plus a sixty-fourth, since sizes do not always fit), but for parts of what is still in use. So the pool makes no peak that would
 //! not have been one without it, and a process whose needs shrink gives its memory back.
 use crate::{DType, Error, HostBuffer, Result, Shape, Tensor, host::Block};
 use std::{
@@ -52,7 +52,7 @@ struct State {
 }
 
 /// A kept block is cut for a request of at least this part of it, so that small ones do not crumble large ones.
-const PARTS: usize = 16;
+const PARTS: usize = 64;
 
 impl HostPool {
     /// An empty pool.
@@ -214,7 +214,7 @@ impl State {
     /// Gives back what would be above the bound with `live` bytes handed out.
     fn trim(&mut self, live: usize) {
         let lately = live.max(self.peaks[0]).max(self.peaks[1]);
-        self.trim_to((lately - live).saturating_add(lately / 16));
+        self.trim_to((lately - live).saturating_add(lately / 64));
     }
 
     /// Gives back all but `cached` bytes, the longest unused first; parts only once they are whole again.
@@ -269,12 +269,12 @@ mod tests {
         assert_ne!(place(&c), first);
         drop(b);
         // Much smaller: would crumble it.
-        let d = pool.zeroed(5 * KIB).unwrap();
+        let d = pool.zeroed(KIB).unwrap();
         assert_ne!(place(&d), first);
         assert!(d.bytes().iter().all(|&x| x == 0));
         let memory = pool.memory();
-        assert_eq!((memory.live, memory.cached), (95 * KIB, 100 * KIB));
-        assert_eq!((memory.peak, memory.fresh, memory.reused), (190 * KIB, 195 * KIB as u64, 100 * KIB as u64));
+        assert_eq!((memory.live, memory.cached), (91 * KIB, 100 * KIB));
+        assert_eq!((memory.peak, memory.fresh, memory.reused), (190 * KIB, 191 * KIB as u64, 100 * KIB as u64));
     }
 
     #[test]

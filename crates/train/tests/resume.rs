@@ -32,8 +32,9 @@ fn stopping_after_any_step_changes_nothing() {
     let backend = cpu(2);
     let teacher = teacher(&backend);
     for objective in [Objective::ForwardKl(&teacher), Objective::NextToken] {
-        for dtype in [DType::F32, DType::BF16] {
-            let config = train_config(dtype);
+        let types = [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::BF16, DType::BF16)];
+        for (dtype, moments) in types {
+            let config = TrainConfig { moments, ..train_config(dtype) };
             let mut straight = trainer(&backend, config.clone(), 1);
             let mut log = Log::default();
             assert_eq!(train(&mut straight, objective, None, 1, &mut log), Outcome::Finished);

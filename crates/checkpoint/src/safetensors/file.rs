@@ -103,13 +103,16 @@ impl TensorSource for SafetensorsFile {
         let (item, bytes) = self.item(name)?;
         let values =
             floats(bytes, item.storage).ok_or_else(|| self.storage(name, item.storage, "F32, BF16, F16 or F64"))?;
+        self.map.forget(&item.range);
         values.map_err(|source| Error::Tensor { path: self.path().into(), tensor: name.into(), source })
     }
 
     fn read_tensor(&self, name: &str, dtype: DType) -> Result<Tensor> {
         let (item, bytes) = self.item(name)?;
         let tensor = if item.storage.dtype() == Some(dtype) {
-            copied(bytes, dtype, &item.shape)
+            let tensor = copied(bytes, dtype, &item.shape);
+            self.map.forget(&item.range);
+            tensor
         } else {
             HostBuffer::tensor_from_f32(&self.read_f32(name)?, dtype, item.shape.as_slice())
         };
