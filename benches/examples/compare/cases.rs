@@ -1,5 +1,9 @@
 //! What is timed: the cases of a table row each, as the lines that describe them to a side.
-use crate::{Result, side::Side};
+use crate::{
+    Result,
+    roofline::{Cost, Sizes},
+    side::Side,
+};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -14,6 +18,8 @@ pub(crate) struct Case {
     pub(crate) line: Value,
     /// The format of its model, which decides who can run it; `None` for those that everybody who multiplies matrices can.
     pub(crate) format: Option<&'static str>,
+    /// What it costs at least.
+    pub(crate) cost: Cost,
 }
 
 /// A model that cases run.
@@ -23,6 +29,7 @@ pub(crate) struct Model {
     format: &'static str,
     /// The type that most of its weights are stored in.
     stored: String,
+    sizes: Sizes,
 }
 
 impl Model {
@@ -32,7 +39,7 @@ impl Model {
         let answer = ours.ask(&json!({"do": "describe", "model": path}))?;
         let stored = answer["stored"].as_str().unwrap_or("unknown").to_owned();
         let format = if answer["gguf"] == true { "gguf" } else { "directory" };
-        Ok(Model { path, format, stored })
+        Ok(Model { path, format, stored, sizes: Sizes::of(&answer) })
     }
 }
 
@@ -46,12 +53,11 @@ pub(crate) fn all(models: &[Model]) -> Vec<Case> {
     for dtype in ["f32", "bf16"] {
         for form in ["forward", "dx", "dw"] {
             let training = |&(m, _, _): &(usize, usize, usize)| form == "forward" || 1 < m;
-            cases.extend(PRODUCTS.iter().filter(|p| training(p)).map(|&(m, n, k)| Case {
-                name: format!("gemm {form} {dtype} {m}x{n}x{k}"),
-                work: 2.0 * (m * n * k) as f64 / 1e9,
-                unit: "GFLOP/s",
-                line: json!({"kind": "gemm", "form": form, "dtype": dtype, "m": m, "n": n, "k": k}),
-                format: None,
+            cases.extend(PRODUCTS.iter().filter(|p| training(p)).map(|&(m, n, k)| {
+                let line = json!({"kind": "gemm", "form": form, "dtype": dtype, "m": m, "n": n, "k": k});
+                let (name, work) = (format!("gemm {form} {dtype} {m}x{n}x{k}"), 2.0 * (m * n * k) as f64 / 1e9);
+                let cost = Cost::of(&line, &Sizes::default());
+                Case { name, work, unit: "GFLOP/s", line, format: None, cost }
             }));
         }
     }
@@ -66,7 +72,8 @@ fn of_model(model: &Model) -> Vec<Case> {
         line["model"] = model.path.as_str().into();
         // Two files may hold the same type.
         let name = format!("{name}, {}", model.path.rsplit('/').next().unwrap_or_default());
-        Case { name, work: tokens as f64, unit: "tokens/s", line, format: Some(model.format) }
+        let cost = Cost::of(&line, &model.sizes);
+        Case { name, work: tokens as f64, unit: "tokens/s", line, format: Some(model.format), cost }
     };
     let run = |dtype: &str, logits: &str| {
         let prefill = json!({"kind": "prefill", "dtype": dtype, "tokens": 512, "logits": logits});
@@ -99,12 +106,13 @@ pub(crate) const SAVINGS: [(&str, &[&str]); 3] =
 pub(crate) fn memory(models: &[Model]) -> Vec<Case> {
     let directories = models.iter().filter(|model| model.format != "gguf");
     let cases = directories.flat_map(|model| {
-        STEPS.map(|(windows, context)| Case {
-            name: format!("distil bf16 {windows}x{context}, {}", model.path.rsplit('/').next().unwrap_or_default()),
-            work: (windows * context) as f64,
-            unit: "tokens/s",
-            line: json!({"kind": "distil", "dtype": "bf16", "windows": windows, "context": context, "model": model.path}),
-            format: Some(model.format),
+        STEPS.map(|(windows, context)| {
+            let name =
+                format!("distil bf16 {windows}x{context}, {}", model.path.rsplit('/').next().unwrap_or_default());
+            let line =
+                json!({"kind": "distil", "dtype": "bf16", "windows": windows, "context": context, "model": model.path});
+            let (work, cost) = ((windows * context) as f64, Cost::of(&line, &model.sizes));
+            Case { name, work, unit: "tokens/s", line, format: Some(model.format), cost }
         })
     });
     cases.collect()

@@ -6,6 +6,7 @@ mod cases; // what is timed
 mod machine; // what the figures were measured on
 mod ours; // our side
 mod report; // the tables
+mod roofline; // shares of the machine's limits
 mod rounds; // sides take turns
 mod side; // a side's process
 

@@ -35,7 +35,11 @@ fn answer<'a>(cpu: &'a Cpu, run: &mut Option<Run<'a>>, request: &Value) -> Resul
         }
         "describe" => {
             let opened = paring_model::open(Path::new(text(request, "model")?))?;
-            Ok(json!({"gguf": matches!(opened.kind, SourceKind::Gguf(_)), "stored": stored(&opened)}))
+            Ok(describe(&opened))
+        }
+        "ceilings" => {
+            let c = cpu.ceilings();
+            Ok(json!({"f32": c.f32_ops, "bf16": c.bf16_ops, "int8": c.int8_ops, "read": c.read_bytes}))
         }
         "setup" => {
             *run = None; // frees the last case before the next is there
@@ -75,6 +79,20 @@ fn text<'v>(value: &'v Value, key: &str) -> Result<&'v str> {
 fn number(value: &Value, key: &str) -> Result<usize> {
     let n = value[key].as_u64().and_then(|n| usize::try_from(n).ok());
     n.ok_or_else(|| format!("the request has no number `{key}`").into())
+}
+
+/// Format, type and sizes of a model.
+fn describe(opened: &Opened) -> Value {
+    let arch = &opened.arch;
+    let matrices = paring_model::params(arch).into_iter().filter(|p| p.layer.is_some() && p.shape.len() == 2);
+    json!({
+        "gguf": matches!(opened.kind, SourceKind::Gguf(_)),
+        "stored": stored(opened),
+        "matrices": matrices.map(|p| p.elements()).sum::<usize>(),
+        "head": arch.vocab * arch.hidden,
+        "queries": arch.layers.iter().map(|l| l.heads * arch.head_dim).sum::<usize>(),
+        "bytes": opened.stored_bytes(),
+    })
 }
 
 /// The type that most bytes of the checkpoint are stored in.

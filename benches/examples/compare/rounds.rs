@@ -3,6 +3,7 @@ use crate::{
     Result,
     cases::{Case, SAVINGS},
     report,
+    roofline::Ceilings,
     side::{Side, Start},
 };
 use std::{io::Write, thread::sleep, time::Duration};
@@ -42,8 +43,10 @@ fn default_rounds(slowest: f64) -> usize {
 }
 
 /// Runs every case on our side and on each peer that has it; prints rows as they are done and returns the table.
+///
+/// Then the roofline of our side.
 pub(crate) fn times(ours: &mut Side, peers: &mut [Side], cases: &[Case], rounds: Option<usize>) -> Result<String> {
-    let mut text = report::times_heading();
+    let (mut text, mut seconds) = (report::times_heading(), Vec::new());
     print!("{text}");
     for case in cases {
         let mut sides: Vec<&mut Side> = vec![ours];
@@ -53,8 +56,13 @@ pub(crate) fn times(ours: &mut Side, peers: &mut [Side], cases: &[Case], rounds:
         print!("{rows}");
         std::io::stdout().flush()?;
         text += &rows;
+        if let Some(Ok(ours)) = times.first() {
+            seconds.push((case.name.as_str(), &case.cost, ours.median()));
+        }
     }
-    Ok(text)
+    let roofline = Ceilings::measured(ours)?.table(seconds.into_iter());
+    print!("{roofline}");
+    Ok(text + &roofline)
 }
 
 /// Times of every side, of a peer that cannot do the case the reason.
