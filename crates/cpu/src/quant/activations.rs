@@ -1,6 +1,9 @@
 //! Activations in 8 bits: blocks of 32 with an f32 scale, as `paring_ops::round_block` says, to the bit.
 use super::LEN;
-use crate::{isa::Isa, pool::Threads};
+use crate::{
+    isa::{Isa, vectorised},
+    pool::Threads,
+};
 use paring_ops::round_block;
 use paring_tensor::DType;
 use std::cell::RefCell;
@@ -9,41 +12,22 @@ use std::cell::RefCell;
 const TASK: usize = 16 << 10;
 
 /// Blocks of a [`Group`].
+#[cfg(target_arch = "x86_64")]
 pub(super) const GROUP: usize = 4;
 
 /// Four blocks of one row in the order in which vectors of 512 bits take the halves of bytes of as many blocks of weights.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only these machines multiply groups"))]
 pub(super) struct Group {
     /// The first halves of the blocks, then the second ones.
     pub(super) q: [[i8; 64]; 2],
-    /// What the sums of four lanes for each block begin with: `-8` times the sums of their activations.
+    /// What the sums of the lanes, four a block, begin with beside Q4_0: `-8` times the sum of what is multiplied in each.
     pub(super) offsets: [i32; 16],
     /// Scales, four times each.
     pub(super) scales: [f32; 16],
-    /// `scale * sum of q` of each.
-    pub(super) sums: [f32; GROUP],
-}
-
-impl Group {
-    const EMPTY: Group = Group { q: [[0; 64]; 2], offsets: [0; 16], scales: [0.0; 16], sums: [0.0; GROUP] };
-
-    fn of(q: &[[i8; LEN]; GROUP], scales: &[f32; GROUP]) -> Group {
-        let mut group = Group::EMPTY;
-        for (b, (block, &scale)) in q.iter().zip(scales).enumerate() {
-            let (low, high) = block.split_at(LEN / 2);
-            group.q[0][16 * b..][..16].copy_from_slice(low);
-            group.q[1][16 * b..][..16].copy_from_slice(high);
-            group.scales[4 * b..][..4].fill(scale);
-            // Neighbours of four of both halves are summed in one lane.
-            for (lane, offset) in group.offsets[4 * b..][..4].iter_mut().enumerate() {
-                let of = |half: &[i8]| half[4 * lane..][..4].iter().map(|&q| i32::from(q)).sum::<i32>();
-                *offset = -8 * (of(low) + of(high));
-            }
-            group.sums[b] = scale * block.iter().map(|&q| i32::from(q)).sum::<i32>() as f32;
-        }
-        group
-    }
+    /// `scale * sum` for each lane.
+    pub(super) sums: [f32; 16],
 }
 
 /// Rows of rounded activations.
@@ -56,6 +40,7 @@ pub(super) struct Rounded<'a> {
     /// A quarter of `scale * sum of q`, which the minimum of a block of Q4_1 is multiplied with. Empty beside other types.
     pub(super) sums: &'a [f32],
     /// The same in groups, as far as whole ones go: for one row beside Q4_0 and Q4_1, on machines that multiply so. Else empty.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only these machines multiply groups"))]
     pub(super) groups: &'a [Group],
     /// Blocks of a row.
     row: usize,
@@ -124,24 +109,23 @@ pub(super) fn with_rounded<R>(
             let offsets = &mut memory.offsets[..n];
             threads.pieces(TASK / LEN, (x, q, scales, offsets), |_, (x, q, scales, offsets)| {
                 round(isa, x, q, scales);
-                q.iter().zip(offsets).for_each(|(q, offset)| *offset = offsets_of(q));
+                offsets_of(isa, offsets, q);
             });
         }
         DType::Q4_1 => {
             let sums = &mut memory.sums[..n];
             threads.pieces(TASK / LEN, (x, q, scales, sums), |_, (x, q, scales, sums)| {
                 round(isa, x, q, scales);
-                for ((q, scale), sum) in q.iter().zip(scales).zip(sums) {
-                    *sum = 0.25 * *scale * q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32;
-                }
+                quarters_of(isa, sums, q, scales);
             });
         }
         _ => threads.pieces(TASK / LEN, (x, q, scales), |_, (x, q, scales)| round(isa, x, q, scales)),
     }
     memory.groups.clear();
+    #[cfg(target_arch = "x86_64")]
     if n == k / LEN && dtype != DType::Q8_0 && Isa::Avx512Vnni <= isa {
         let (q, scales) = (memory.q[..n].as_chunks().0, memory.scales[..n].as_chunks().0);
-        memory.groups.extend(q.iter().zip(scales).map(|(q, scales)| Group::of(q, scales)));
+        super::x86::groups(isa, &mut memory.groups, q, scales);
     }
     let part = |wanted: bool| if wanted { n } else { 0 };
     let rounded = Rounded {
@@ -159,10 +143,24 @@ pub(super) fn with_rounded<R>(
     result
 }
 
-/// `-8` times the sums of four neighbours.
-fn offsets_of(q: &[i8; LEN]) -> [i32; 8] {
-    let (fours, _) = q.as_chunks::<4>();
-    std::array::from_fn(|i| -8 * fours[i].iter().map(|&q| i32::from(q)).sum::<i32>())
+vectorised! {
+    /// `-8` times the sums of four neighbours.
+    fn offsets_of(offsets: &mut [[i32; 8]], q: &[[i8; LEN]]) {
+        for (offsets, q) in offsets.iter_mut().zip(q) {
+            for (offset, four) in offsets.iter_mut().zip(q.as_chunks::<4>().0) {
+                *offset = -8 * four.iter().map(|&q| i32::from(q)).sum::<i32>();
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// A quarter of scale times sum.
+    fn quarters_of(sums: &mut [f32], q: &[[i8; LEN]], scales: &[f32]) {
+        for ((q, scale), sum) in q.iter().zip(scales).zip(sums) {
+            *sum = 0.25 * *scale * q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32;
+        }
+    }
 }
 
 /// Blocks to integers and scales.

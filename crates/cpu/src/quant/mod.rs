@@ -79,8 +79,9 @@ pub(crate) fn linear(isa: Isa, threads: &Threads, y: &mut [f32], n: usize, k: us
 fn dots(isa: Isa, threads: &Threads, y: &mut [f32], n: usize, x: Rounded<'_>, w: Blocks<'_>) {
     let m = y.len() / n;
     let bytes = w.row_bytes();
-    let least = (TASK_BYTES / bytes.max(1)).max(1);
-    let rows = n.div_ceil(8 * threads.count()).max(least).next_multiple_of(TOGETHER);
+    // As many tasks for every thread, and few where there is little to do.
+    let tasks = (n * bytes / TASK_BYTES).next_multiple_of(threads.count()).clamp(1, 8 * threads.count());
+    let rows = n.div_ceil(tasks).next_multiple_of(TOGETHER);
     if m == 1 {
         return threads
             .pieces(rows, y, |task, y| row(isa, y, x, Blocks { bytes: &w.bytes[task * rows * bytes..], ..w }));

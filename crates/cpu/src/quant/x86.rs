@@ -58,6 +58,16 @@ pub(super) fn rows(isa: Isa, y: &mut [f32], x: Rounded<'_>, w: Blocks<'_>) {
     }
 }
 
+/// Activations in groups of blocks.
+///
+/// # Panics
+/// Without the instructions that multiply them so.
+pub(super) fn groups(isa: Isa, out: &mut Vec<Group>, q: &[[[i8; LEN]; GROUP]], scales: &[[f32; GROUP]]) {
+    assert!(Isa::Avx512Vnni <= isa, "groups are for AVX512-VNNI");
+    // SAFETY: the machine has the instructions: `Cpu::with_isa` refuses an `Isa` that it lacks.
+    unsafe { fours::groups(out, q, scales) }
+}
+
 /// [`Rounded`], from its first row on.
 #[derive(Clone, Copy)]
 struct X {
@@ -342,6 +352,35 @@ kernels!(avx512_vnni, "avx2,fma,f16c,avx512f,avx512vl,avx512vnni", |sum, a, b| _
 mod fours {
     use super::*;
 
+    /// Blocks of activations by four.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn groups(out: &mut Vec<Group>, q: &[[[i8; LEN]; GROUP]], scales: &[[f32; GROUP]]) {
+        let by_four = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+        out.extend(q.iter().zip(scales).map(|(q, scales)| {
+            // SAFETY: two blocks of 32 bytes each, and four scales.
+            let (first, last, scales) = unsafe {
+                let pair = |b: usize| _mm512_loadu_si512(q.as_ptr().add(b).cast());
+                (pair(0), pair(2), _mm_loadu_ps(scales.as_ptr()))
+            };
+            let low = _mm512_shuffle_i64x2::<0b10_00_10_00>(first, last);
+            let high = _mm512_shuffle_i64x2::<0b11_01_11_01>(first, last);
+            let ones = _mm512_set1_epi8(1);
+            let sums = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, low), ones, high);
+            let scales = _mm512_permutexvar_ps(by_four, _mm512_castps128_ps512(scales));
+            let mut group = Group { q: [[0; 64]; 2], offsets: [0; 16], scales: [0.0; 16], sums: [0.0; 16] };
+            // SAFETY: every array of a group is a vector.
+            unsafe {
+                _mm512_store_si512(group.q[0].as_mut_ptr().cast(), low);
+                _mm512_store_si512(group.q[1].as_mut_ptr().cast(), high);
+                let offsets = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<3>(sums));
+                _mm512_store_si512(group.offsets.as_mut_ptr().cast(), offsets);
+                _mm512_store_ps(group.scales.as_mut_ptr(), scales);
+                _mm512_store_ps(group.sums.as_mut_ptr(), _mm512_mul_ps(scales, _mm512_cvtepi32_ps(sums)));
+            }
+            group
+        }));
+    }
+
     /// # Safety
     /// As `avx512_vnni::rows`; x in groups are all whole groups of the row.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -362,47 +401,51 @@ mod fours {
     unsafe fn row<const FORMAT: u8>(x: X, groups: &[Group], w: *const u8, n: usize) -> f32 {
         let size = const { bytes(FORMAT) };
         // Where the halves of scales (and of minima) lie among the 32 of the first 64 bytes of a group: four times each.
-        let step = (size / 2) as i64;
+        let stride = (size / 2) as i64;
         let four = |word: i64| word * 0x0001_0001_0001_0001;
-        let scales = _mm512_set_epi64(0, 0, 0, 0, four(3 * step), four(2 * step), four(step), 0);
-        let minima = _mm_set_epi16(0, 0, 0, 0, 3 * step as i16 + 1, 2 * step as i16 + 1, step as i16 + 1, 1);
+        let scales = _mm512_set_epi64(0, 0, 0, 0, four(3 * stride), four(2 * stride), four(stride), 0);
+        let minima = _mm512_add_epi16(scales, _mm512_set1_epi16(1));
         let low = _mm512_set1_epi8(15);
-        let (mut acc, mut of_min) = ([_mm512_setzero_ps(); 2], _mm_setzero_ps());
-        for (g, group) in groups.iter().enumerate() {
-            // SAFETY: four blocks of w, 72 or 80 bytes, and a group of x. What is asked for ahead may be anywhere.
-            unsafe {
-                let p = w.add(g * GROUP * size);
-                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64).cast());
-                let quarter = |b: usize| _mm_loadu_si128(p.add(b * size + size - 16).cast());
-                let both = _mm512_inserti64x4::<1>(
-                    _mm512_castsi256_si512(_mm256_set_m128i(quarter(1), quarter(0))),
-                    _mm256_set_m128i(quarter(3), quarter(2)),
-                );
-                let words = _mm512_loadu_si512(p.cast());
-                let scale = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(scales, words)));
-                let scale = _mm512_mul_ps(scale, _mm512_load_ps(group.scales.as_ptr()));
-                let start = match FORMAT {
-                    Q4_0 => _mm512_load_si512(group.offsets.as_ptr().cast()),
-                    _ => _mm512_setzero_si512(),
-                };
-                let [x_low, x_high] = [0, 1].map(|h| _mm512_load_si512(group.q[h].as_ptr().cast()));
-                let products = _mm512_dpbusd_epi32(start, _mm512_and_si512(both, low), x_low);
-                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
-                let products = _mm512_dpbusd_epi32(products, high, x_high);
-                acc[g % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, acc[g % 2]);
-                if FORMAT == Q4_1 {
-                    let min = _mm512_permutexvar_epi16(_mm512_castsi128_si512(minima), words);
-                    let min = _mm_cvtph_ps(_mm512_castsi512_si128(min));
-                    of_min = _mm_fmadd_ps(min, _mm_load_ps(group.sums.as_ptr()), of_min);
-                }
+        // SAFETY: for a group of x and as many blocks of w, 72 or 80 bytes. What is asked for ahead may be anywhere.
+        let step = |acc: __m512, group: &Group, p: *const u8| unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64).cast());
+            let quarter = |b: usize| _mm_loadu_si128(p.add(b * size + size - 16).cast());
+            let both = _mm512_inserti64x4::<1>(
+                _mm512_castsi256_si512(_mm256_set_m128i(quarter(1), quarter(0))),
+                _mm256_set_m128i(quarter(3), quarter(2)),
+            );
+            let words = _mm512_loadu_si512(p.cast());
+            let halves = |at| _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(at, words)));
+            let scale = _mm512_mul_ps(halves(scales), _mm512_load_ps(group.scales.as_ptr()));
+            let start = match FORMAT {
+                Q4_0 => _mm512_load_si512(group.offsets.as_ptr().cast()),
+                _ => _mm512_setzero_si512(),
+            };
+            let [x_low, x_high] = [0, 1].map(|h| _mm512_load_si512(group.q[h].as_ptr().cast()));
+            let products = _mm512_dpbusd_epi32(start, _mm512_and_si512(both, low), x_low);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
+            let products = _mm512_dpbusd_epi32(products, high, x_high);
+            let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, acc);
+            match FORMAT {
+                Q4_1 => _mm512_fmadd_ps(halves(minima), _mm512_load_ps(group.sums.as_ptr()), acc),
+                _ => acc,
             }
+        };
+        let group_bytes = GROUP * size;
+        let mut acc = [_mm512_setzero_ps(); 2];
+        let (pairs, last) = groups.as_chunks::<2>();
+        let mut p = w;
+        for [a, b] in pairs {
+            // The caller has all blocks of the groups.
+            acc = [step(acc[0], a, p), step(acc[1], b, p.wrapping_add(group_bytes))];
+            p = p.wrapping_add(2 * group_bytes);
+        }
+        for a in last {
+            acc[0] = step(acc[0], a, p);
         }
         let acc = _mm512_add_ps(acc[0], acc[1]);
         let mut eight = _mm256_add_ps(_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps::<1>(acc));
-        if FORMAT == Q4_1 {
-            eight = _mm256_add_ps(eight, _mm256_zextps128_ps256(of_min));
-        }
         for b in groups.len() * GROUP..n {
             // SAFETY: a block of both rows.
             eight = unsafe { avx512_vnni::step::<FORMAT>(eight, x, w, b) };
