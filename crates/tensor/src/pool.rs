@@ -5,8 +5,9 @@
 //! weights can be in the backward, which have other sizes.
 //!
 //! What is kept is bounded by what was needed: handed-out and kept bytes together do not exceed the most that was handed out at once
-//! lately (plus a sixteenth: sizes do not always fit, and giving back too eagerly costs a step its pages), but for parts of what is still in use. So the pool makes no peak that would
-//! not have been one without it, and a process whose needs shrink gives its memory back.
+//! lately, but for parts of what is still in use, and a sixteenth: sizes do not always fit, and a pool that gives back too eagerly makes
+//! every step fault in pages anew. So the pool makes no peak that would not have been one without it, and a process whose needs shrink
+//! gives its memory back.
 use crate::{DType, Error, HostBuffer, Result, Shape, Tensor, host::Block};
 use std::{
     collections::{BTreeMap, BTreeSet},
