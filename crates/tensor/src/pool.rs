@@ -5,8 +5,9 @@
 //! weights can be in the backward, which have other sizes.
 //!
 //! What is kept is bounded by what was needed: handed-out and kept bytes together do not exceed the most that was handed out at once
-//! lately (plus a sixty-fourth, since sizes do not always fit), but for parts of what is still in use. So the pool makes no peak that would
-//! not have been one without it, and a process whose needs shrink gives its memory back.
+//! lately, but for parts of what is still in use, and a sixteenth: sizes do not always fit, and a pool that gives back too eagerly makes
+//! every step fault in pages anew. So the pool makes no peak that would not have been one without it, and a process whose needs shrink
+//! gives its memory back.
 use crate::{DType, Error, HostBuffer, Result, Shape, Tensor, host::Block};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -214,7 +215,7 @@ impl State {
     /// Gives back what would be above the bound with `live` bytes handed out.
     fn trim(&mut self, live: usize) {
         let lately = live.max(self.peaks[0]).max(self.peaks[1]);
-        self.trim_to((lately - live).saturating_add(lately / 64));
+        self.trim_to((lately - live).saturating_add(lately / 16));
     }
 
     /// Gives back all but `cached` bytes, the longest unused first; parts only once they are whole again.
