@@ -11,7 +11,7 @@ use half::bf16;
 /// Rows of x up to which this is faster than packing; measured, see `examples/fused.rs`.
 const FEW: usize = 16;
 /// Bytes of weights that are worth a task: a few microseconds.
-const TASK_BYTES: usize = 48 << 10;
+const TASK_BYTES: usize = 128 << 10;
 /// A whole number of groups of rows of w, whatever the kernel.
 const ROWS: usize = 24;
 
