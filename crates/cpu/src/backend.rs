@@ -276,7 +276,7 @@ impl Backend for Cpu {
             return Ok(());
         }
         let ((w, round), x, y) = (weight(op, w_nk)?, read(op, x_tk)?, write(op, y_tn)?);
-        if !gemm::few_rows(t) {
+        if !gemm::few_rows(t, round) {
             gemm::gemm(self.isa, &self.threads, y, false, t, n, k, Mat::rows(x, k, round), w.t());
         } else if round {
             let w = HostBuffer::slice::<bf16>(w_nk).map_err(Error::in_op(op))?;
