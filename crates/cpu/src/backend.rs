@@ -1,5 +1,5 @@
 //! The trait's methods: shapes are checked here, then a kernel runs inside the backend's own thread pool.
-use crate::{Isa, activation, attention, elementwise, gemm, gemm::Mat, loss, norm, pool::Threads, quant};
+use crate::{Isa, activation, attention, elementwise, gemm, gemm::Mat, loss, norm, pages, pool::Threads, quant};
 use half::bf16;
 use paring_ops::{
     Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_add_rms_norm,
@@ -109,7 +109,11 @@ impl Backend for Cpu {
 
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {
         let buffer = dtype.bytes_of(shape).and_then(|bytes| self.memory.buffer(bytes));
-        buffer.and_then(|buffer| buffer.into_tensor(values, dtype, shape)).map_err(Error::in_op("upload"))
+        let tensor =
+            buffer.and_then(|buffer| buffer.into_tensor(values, dtype, shape)).map_err(Error::in_op("upload"))?;
+        // What is uploaded are weights: they stay, and are read again and again.
+        pages::move_to_large(HostBuffer::tensor_bytes(&tensor).map_err(Error::in_op("upload"))?);
+        Ok(tensor)
     }
 
     fn upload_bytes(&self, bytes: &[u8], dtype: DType, shape: Shape) -> Result<Tensor> {
@@ -286,7 +290,7 @@ impl Backend for Cpu {
             return Ok(());
         }
         let ((w, round), x, y) = (weight(op, w_nk)?, read(op, x_tk)?, write(op, y_tn)?);
-        if !gemm::few_rows(t) {
+        if !gemm::few_rows(t, round) {
             gemm::gemm(self.isa, &self.threads, y, false, t, n, k, Mat::rows(x, k, round), w.t());
         } else if round {
             let w = HostBuffer::slice::<bf16>(w_nk).map_err(Error::in_op(op))?;

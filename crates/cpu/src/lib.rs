@@ -10,6 +10,7 @@ mod gemm; // matrix products
 mod isa; // instructions found at run time
 mod loss; // rows of logits
 mod norm; // RMSNorm and rotary embeddings
+mod pages; // large ones
 mod pool; // threads
 mod quant; // products with quantised weights
 
