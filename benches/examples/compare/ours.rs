@@ -173,6 +173,7 @@ fn load(cpu: &Cpu, case: &Value) -> Result<Model> {
 
 fn prefill<'a>(cpu: &'a Cpu, case: &Value) -> Result<Run<'a>> {
     let (model, tokens) = (load(cpu, case)?, number(case, "tokens")?);
+    model.keep_packed(cpu)?;
     let batch = Batch::pack([ids(1, tokens, model.arch().vocab).as_slice()]);
     let from = match text(case, "logits")? {
         "all" => 0,

@@ -1,5 +1,11 @@
 //! The trait's methods: shapes are checked here, then a kernel runs inside the backend's own thread pool.
-use crate::{Isa, activation, attention, elementwise, gemm, gemm::Mat, loss, norm, pages, pool::Threads, quant};
+use crate::{
+    Isa, activation, attention, elementwise, gemm,
+    gemm::{Columns, Mat, Packed},
+    loss, norm, pages,
+    pool::Threads,
+    quant,
+};
 use half::bf16;
 use paring_ops::{
     Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_add_rms_norm,
@@ -119,6 +125,16 @@ impl Backend for Cpu {
     fn upload_bytes(&self, bytes: &[u8], dtype: DType, shape: Shape) -> Result<Tensor> {
         let buffer = dtype.bytes_of(shape).and_then(|bytes| self.memory.buffer(bytes));
         buffer.and_then(|buffer| buffer.into_tensor_of(bytes, dtype, shape)).map_err(Error::in_op("upload_bytes"))
+    }
+
+    fn keep_packed(&self, w_nk: &Tensor) -> Result<()> {
+        let op = "keep_packed";
+        let (n, k) = (w_nk.n_rows(), w_nk.n_cols());
+        if w_nk.dtype().is_quantised() || HostBuffer::derived::<Packed>(w_nk).is_some() {
+            return Ok(());
+        }
+        let (w, _) = weight(op, w_nk)?;
+        HostBuffer::derive(w_nk, Packed::new(self.isa, &self.threads, w.t(), k, n)).map_err(Error::in_op(op))
     }
 
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
@@ -290,8 +306,10 @@ impl Backend for Cpu {
             return Ok(());
         }
         let ((w, round), x, y) = (weight(op, w_nk)?, read(op, x_tk)?, write(op, y_tn)?);
-        if !gemm::few_rows(t, round) {
-            gemm::gemm(self.isa, &self.threads, y, false, t, n, k, Mat::rows(x, k, round), w.t());
+        if !gemm::few_rows(t) {
+            let kept = HostBuffer::derived::<Packed>(w_nk).filter(|kept| kept.fits(self.isa, k, n));
+            let w = kept.map_or(Columns::Mat(w.t()), Columns::Packed);
+            gemm::gemm(self.isa, &self.threads, y, false, t, n, k, Mat::rows(x, k, round), w);
         } else if round {
             let w = HostBuffer::slice::<bf16>(w_nk).map_err(Error::in_op(op))?;
             gemm::dots(self.isa, &self.threads, y, n, k, x, w);

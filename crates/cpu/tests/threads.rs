@@ -202,3 +202,31 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         }
     }
 }
+
+/// A weight that is kept packed gives the same bits, also to views of it and after it was written.
+#[test]
+fn packed_weights_change_no_bit() {
+    for dtype in [DType::F32, DType::BF16] {
+        for (t, k, n) in [(17, 64, 32), (70, 131, 45), (40, 1700, 33), (150, 40, 100)] {
+            let product = |cpu: &Cpu, x: &Tensor, w: &Tensor| {
+                let mut y = cpu.zeros(DType::F32, Shape::new(&[x.n_rows(), w.n_rows()]).unwrap()).unwrap();
+                cpu.linear(&mut y, x, w).unwrap();
+                cpu.download(&y).unwrap().iter().map(|y| y.to_bits()).collect::<Vec<_>>()
+            };
+            for isa in Isa::all_available() {
+                let cpu = Cpu::with_isa(Some(2), isa).unwrap();
+                let upload = |seed: u32, dtype, dims: [usize; 2]| {
+                    cpu.upload(&values(dims[0] * dims[1], seed), dtype, Shape::new(&dims).unwrap()).unwrap()
+                };
+                let (x, mut w) = (upload(1, DType::F32, [t, k]), upload(2, dtype, [n, k]));
+                let part = 1..n - 1;
+                let want = (product(&cpu, &x, &w), product(&cpu, &x, &w.rows(part.clone()).unwrap()));
+                cpu.keep_packed(&w).unwrap();
+                let got = (product(&cpu, &x, &w), product(&cpu, &x, &w.rows(part).unwrap()));
+                assert_eq!(got, want, "{isa:?} {dtype} {t}x{k}x{n}");
+                cpu.convert(&mut w, &cpu.zeros(DType::F32, Shape::new(&[n, k]).unwrap()).unwrap()).unwrap();
+                assert_eq!(product(&cpu, &x, &w), vec![0; t * n], "written: {isa:?} {dtype} {t}x{k}x{n}");
+            }
+        }
+    }
+}

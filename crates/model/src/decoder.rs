@@ -151,6 +151,19 @@ impl Model {
         Model::from_tensors(arch.clone(), backend, tensors)
     }
 
+    /// Keeps every matrix packed for products with many rows ([`Backend::keep_packed`]): for a model that runs many forwards and is not
+    /// trained. Costs about the weights' memory once more.
+    ///
+    /// # Errors
+    /// Those of [`Backend::keep_packed`].
+    pub fn keep_packed(&self, backend: &dyn Backend) -> Result<()> {
+        let matrices = (0..self.specs.len()).filter(|&i| self.specs[i].shape.len() == 2);
+        for i in matrices {
+            backend.keep_packed(&self.weight(ParamId(i)).tensor)?;
+        }
+        Ok(())
+    }
+
     /// What it is made of.
     pub fn arch(&self) -> &Arch {
         &self.arch

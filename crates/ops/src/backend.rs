@@ -23,6 +23,11 @@ pub trait Backend: Send + Sync + Debug {
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor>;
     /// A tensor whose elements are the little-endian `bytes`, bit for bit: ggml's blocks must not be rounded a second time.
     fn upload_bytes(&self, bytes: &[u8], dtype: DType, shape: Shape) -> Result<Tensor>;
+    /// Says that many products with many rows will read the weight `w_nk` and nobody writes it meanwhile: a backend may keep a copy in the
+    /// order that they read, of about the weight's size, for as long as it lives unchanged. Results stay the same bits.
+    fn keep_packed(&self, _w_nk: &Tensor) -> Result<()> {
+        Ok(())
+    }
     /// The values as f32.
     fn download(&self, x: &Tensor) -> Result<Vec<f32>>;
     /// Overwrites `y` with `x` converted to the type of `y`; shapes equal in element count.

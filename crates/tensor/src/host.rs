@@ -2,7 +2,11 @@
 use crate::{Buffer, DType, Error, Result, Shape, Tensor, from_f32, pool::Shelf, to_f32};
 use bytes::{Bytes, BytesMut};
 use half::{bf16, f16};
-use std::{any::Any, fmt, sync::Weak};
+use std::{
+    any::Any,
+    fmt,
+    sync::{OnceLock, Weak},
+};
 
 /// A cache line: what buffers are aligned to, and of how many bytes they are a multiple.
 const LINE: usize = 64;
@@ -72,6 +76,8 @@ pub struct HostBuffer {
     len: usize,
     /// The pool that gets the block when this is dropped.
     home: Weak<Shelf>,
+    /// What a backend made of the bytes and wants to find again; writing drops it.
+    derived: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl fmt::Debug for HostBuffer {
@@ -108,13 +114,13 @@ impl HostBuffer {
     /// [`Error::OutOfMemory`] when the allocator refuses.
     pub fn zeroed(len: usize) -> Result<Self> {
         let block = Block::capacity_for(len).and_then(Block::zeroed).ok_or(Error::OutOfMemory { bytes: len })?;
-        Ok(HostBuffer { block, len, home: Weak::new() })
+        Ok(HostBuffer { block, len, home: Weak::new(), derived: OnceLock::new() })
     }
 
     /// `len` bytes of a block that returns to `home`.
     pub(crate) fn lent(block: Block, len: usize, home: Weak<Shelf>) -> Self {
         debug_assert!(len <= block.capacity());
-        HostBuffer { block, len, home }
+        HostBuffer { block, len, home, derived: OnceLock::new() }
     }
 
     /// The bytes.
@@ -124,7 +130,28 @@ impl HostBuffer {
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.derived.take();
         &mut self.block.bytes[..self.len]
+    }
+
+    /// What [`HostBuffer::derive`] left with the tensor, if it is a `T` and nothing was written since.
+    pub fn derived<T: Any>(tensor: &Tensor) -> Option<&T> {
+        let host = (tensor.buffer() as &dyn Any).downcast_ref::<HostBuffer>()?;
+        host.derived.get().filter(|_| tensor.byte_range() == (0..host.len))?.downcast_ref()
+    }
+
+    /// Leaves with the tensor's bytes what was made of them, as a weight in another order, until they are written or dropped. The first
+    /// one stays; a tensor that is a part of its buffer keeps nothing.
+    ///
+    /// # Errors
+    /// [`Error::ForeignBuffer`] when the tensor is not in host memory.
+    pub fn derive<T: Any + Send + Sync>(tensor: &Tensor, value: T) -> Result<()> {
+        let buffer: &dyn Any = tensor.buffer();
+        let host = buffer.downcast_ref::<HostBuffer>().ok_or(Error::ForeignBuffer)?;
+        if tensor.byte_range() == (0..host.len) {
+            let _ = host.derived.set(Box::new(value));
+        }
+        Ok(())
     }
 
     /// A zeroed tensor in host memory.

@@ -20,6 +20,7 @@ pub(crate) fn run(args: &Eval) -> Result<()> {
     let source = Source::open(args.model.as_deref())?;
     let windows = windows(&args.data, &source, Part::Heldout, None)?;
     let model = source.load(&session.cpu, session.load_as(DType::F32.into()))?;
+    model.keep_packed(&session.cpu)?;
     session.say(format!("{} windows, {} tokens", windows.windows.len(), windows.tokens()));
     let result = likelihood(&session, &model, &windows)?;
     let json = json!({"nll": result.nll, "perplexity": result.perplexity, "tokens": result.tokens, "tasks": {}});

@@ -6,18 +6,22 @@
 //! panels of both into a tile of C that stays in registers. The inner dimension is cut into equal blocks only where a panel would leave
 //! the first-level cache: C then is read and written once for each.
 //!
+//! A weight that many products read may be packed once ([`Packed`]): the panels are those that a product would make, and so is the result.
+//!
 //! Threads take tiles of C, never parts of the inner dimension, and the blocks of the inner dimension are the same for every partition:
 //! the result does not depend on the number of threads.
 
 mod dots; // few rows, nothing packed
 mod kernel; // micro-kernels
 mod pack; // operands into panels
+mod packed; // weights whose panels are kept
 mod scratch; // aligned memory of every thread
 
 use crate::{isa::Isa, pool::Threads};
 pub(crate) use dots::{dots, few_rows};
 use kernel::{Kernel, Store};
 pub(crate) use pack::{Mat, round_bf16};
+pub(crate) use packed::{Columns, Packed};
 pub(crate) use scratch::with_scratch;
 
 /// Units of the inner dimension that are multiplied at a time: a panel of A of this length stays in the first-level cache.
@@ -115,7 +119,7 @@ struct Block {
 ///
 /// # Panics
 /// If an operand is smaller than the sizes say.
-pub(crate) fn gemm(
+pub(crate) fn gemm<'a>(
     isa: Isa,
     threads: &Threads,
     c: &mut [f32],
@@ -124,8 +128,9 @@ pub(crate) fn gemm(
     n: usize,
     k: usize,
     a: Mat<'_>,
-    b: Mat<'_>,
+    b: impl Into<Columns<'a>>,
 ) {
+    let b = b.into();
     assert!(c.len() == m * n && a.covers(m, k) && b.covers(k, n), "operands are smaller than the product");
     if m == 0 || n == 0 {
         return;
@@ -151,7 +156,7 @@ pub(crate) fn gemm(
         if share_a {
             a.pack_rows(isa, unit, out, block.k0, block.kb, panel * mr, (count * mr).min(m - panel * mr), mr);
         } else {
-            b.pack_columns(isa, unit, out, block.k0, block.kb, panel * nr, (count * nr).min(n - panel * nr), nr);
+            b.pack(isa, &kernel, out, block, panel, count, n);
         }
     };
     let shared_rows = shared_panels * shared_width;
@@ -160,10 +165,11 @@ pub(crate) fn gemm(
     let per_group = (SHARED_BYTES / (4 * shared_rows * unit.units(blocks.len))).clamp(1, all.len());
     for group in all.chunks(per_group) {
         let units: usize = group.iter().map(|b| b.units).sum();
-        with_scratch(0, shared_rows * units, |shared| {
+        let ready = if share_a { None } else { b.panels(&kernel, group[0].k0, units, 0, column_panels) };
+        with_scratch(0, if ready.is_some() { 0 } else { shared_rows * units }, |shared| {
             // Block after block, in each panel after panel: a panel of a block is one run.
             let mut rest = &mut *shared;
-            for block in group {
+            for block in group.iter().filter(|_| ready.is_none()) {
                 let (out, behind) = rest.split_at_mut(shared_rows * block.units);
                 rest = behind;
                 let panels = panels_of_task(shared_panels, 4 * shared_width * block.units, threads.count());
@@ -171,7 +177,7 @@ pub(crate) fn gemm(
                     pack_shared(out, block, i * panels, panels.min(shared_panels - i * panels));
                 });
             }
-            let shared = &*shared;
+            let shared = ready.unwrap_or(shared);
             threads.for_each(own_panels.div_ceil(part), |task| {
                 let first = task * part;
                 let count = part.min(own_panels - first);
@@ -186,30 +192,15 @@ pub(crate) fn gemm(
                             false if streams => Store::Stream,
                             false => Store::Set,
                         };
-                        if share_a {
-                            b.pack_columns(
-                                isa,
-                                unit,
-                                own,
-                                block.k0,
-                                block.kb,
-                                first * nr,
-                                (count * nr).min(n - first * nr),
-                                nr,
-                            );
-                        } else {
-                            a.pack_rows(
-                                isa,
-                                unit,
-                                own,
-                                block.k0,
-                                block.kb,
-                                first * mr,
-                                (count * mr).min(m - first * mr),
-                                mr,
-                            );
+                        let ready = if share_a { b.panels(&kernel, block.k0, ub, first, count) } else { None };
+                        if ready.is_none() && share_a {
+                            b.pack(isa, &kernel, own, block, first, count, n);
+                        } else if ready.is_none() {
+                            let rows = (count * mr).min(m - first * mr);
+                            a.pack_rows(isa, unit, own, block.k0, block.kb, first * mr, rows, mr);
                         }
-                        let (a_panels, b_panels) = if share_a { (shared, &*own) } else { (&*own, shared) };
+                        let own = ready.unwrap_or(own);
+                        let (a_panels, b_panels) = if share_a { (shared, own) } else { (own, shared) };
                         let (a_first, a_count) = if share_a { (0, row_panels) } else { (first, count) };
                         let (b_first, b_count) = if share_a { (first, count) } else { (0, column_panels) };
                         let tile = |i: usize, j: usize| {

@@ -2,9 +2,9 @@
 use std::cell::RefCell;
 
 /// One cache line of f32.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub(super) struct Line([f32; 16]);
 
 /// A thread that kept more than this for a shared operand gives it back: 32 MB.
 const KEEP: usize = (32 << 20) / 64;

@@ -8,16 +8,17 @@ use super::{Out, round_bf16, scratch::with_scratch};
 use crate::{isa::Isa, pool::Threads};
 use half::bf16;
 
-/// Rows of x up to which this is faster than packing, beside f32 and beside bf16; measured, see `examples/fused.rs`.
-const FEW: [usize; 2] = [64, 32];
+/// Rows of x that go this way. Up to some thirty it would be faster (`examples/fused.rs`), but these sums have an order of their own: with
+/// more, sequences of common lengths would depend on their company in the last bits.
+const FEW: usize = 16;
 /// Bytes of weights that are worth a task: a few microseconds.
 const TASK_BYTES: usize = 128 << 10;
 /// A whole number of groups of rows of w, whatever the kernel.
 const ROWS: usize = 24;
 
 /// Whether a product of `m` rows goes this way.
-pub(crate) fn few_rows(m: usize, bf16: bool) -> bool {
-    m <= FEW[usize::from(bf16)]
+pub(crate) fn few_rows(m: usize) -> bool {
+    m <= FEW
 }
 
 /// `y[m, n] = x[m, k] w[n, k]^T`; beside bf16 weights x is rounded to bf16.
