@@ -79,6 +79,12 @@ fn write_bf16<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mut [bf16]>
     HostBuffer::slice_mut(t).map_err(Error::in_op(op))
 }
 
+/// What is uploaded are weights: they stay, and are read again and again.
+fn in_large_pages(tensor: Tensor) -> paring_tensor::Result<Tensor> {
+    pages::move_to_large(HostBuffer::tensor_bytes(&tensor)?);
+    Ok(tensor)
+}
+
 /// A weight as an operand, and whether activations are rounded to bf16 beside it.
 fn weight<'a>(op: &'static str, w: &'a Tensor) -> Result<(Mat<'a>, bool)> {
     match w.dtype() {
@@ -115,16 +121,14 @@ impl Backend for Cpu {
 
     fn upload(&self, values: &[f32], dtype: DType, shape: Shape) -> Result<Tensor> {
         let buffer = dtype.bytes_of(shape).and_then(|bytes| self.memory.buffer(bytes));
-        let tensor =
-            buffer.and_then(|buffer| buffer.into_tensor(values, dtype, shape)).map_err(Error::in_op("upload"))?;
-        // What is uploaded are weights: they stay, and are read again and again.
-        pages::move_to_large(HostBuffer::tensor_bytes(&tensor).map_err(Error::in_op("upload"))?);
-        Ok(tensor)
+        let tensor = buffer.and_then(|buffer| buffer.into_tensor(values, dtype, shape));
+        tensor.and_then(in_large_pages).map_err(Error::in_op("upload"))
     }
 
     fn upload_bytes(&self, bytes: &[u8], dtype: DType, shape: Shape) -> Result<Tensor> {
         let buffer = dtype.bytes_of(shape).and_then(|bytes| self.memory.buffer(bytes));
-        buffer.and_then(|buffer| buffer.into_tensor_of(bytes, dtype, shape)).map_err(Error::in_op("upload_bytes"))
+        let tensor = buffer.and_then(|buffer| buffer.into_tensor_of(bytes, dtype, shape));
+        tensor.and_then(in_large_pages).map_err(Error::in_op("upload_bytes"))
     }
 
     fn keep_packed(&self, w_nk: &Tensor) -> Result<()> {
