@@ -1,133 +1,90 @@
-//! Single operations of the CPU backend at the shapes of SmolLM2-135M (hidden 576, FFN 1536, 9 heads on 3, vocabulary 49152).
+//! Single operations of the CPU backend at the shapes of SmolLM2-135M (hidden 576, FFN 1536, 9 heads on 3, vocabulary 49152), as cases of
+//! the table that the backend is checked with: operands, operations and bytes are what `paring_conformance` says.
 #![allow(
     clippy::unwrap_used,
     missing_docs,
     reason = "a bench stops at the first surprise; criterion's macros make public items"
 )]
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use paring_conformance::{Case, Op, Values, Wanted};
 use paring_cpu::Cpu;
-use paring_ops::{Accum, Activation, AttnSpec, Backend, HeadGrads};
-use paring_sampling::rng::Rng;
-use paring_tensor::{DType, Shape, Tensor};
-use std::hint::black_box;
+use paring_ops::{Accum, Activation, AttnSpec};
+use paring_tensor::DType;
 
 /// Tokens of a step, and by how much shapes shrink: in the gate every bench runs once, in a profile that is not optimised throughout.
 fn scale() -> (usize, usize) {
     // `cargo bench` passes `--bench`; without it criterion runs each bench once.
-    if std::env::args().any(|a| a == "--bench") { (512, 1) } else { (16, 8) }
+    if std::env::args().any(|a| a == "--bench") { (512, 1) } else { (20, 6) }
 }
 
-fn tensor(cpu: &Cpu, stream: u64, dtype: DType, dims: [usize; 2]) -> Tensor {
-    let rng = Rng::new(1);
-    let values: Vec<f32> = (0..dims[0] * dims[1]).map(|i| rng.normal(stream, i as u64) as f32).collect();
-    cpu.upload(&values, dtype, Shape::new(&dims).unwrap()).unwrap()
-}
-
-/// Throughput in floating-point operations: criterion's "elements" are operations here.
-fn flops(n: usize) -> Throughput {
-    Throughput::Elements(n as u64)
-}
-
-fn linear(c: &mut Criterion) {
-    let (cpu, (t, s)) = (Cpu::new(None).unwrap(), scale());
-    let mut group = c.benchmark_group("linear (FLOP/s)");
-    for (name, n, k) in
-        [("gate_proj", 1536 / s, 576 / s), ("down_proj", 576 / s, 1536 / s), ("lm_head", 49152 / s, 576 / s)]
-    {
-        for dtype in [DType::F32, DType::BF16] {
-            let (x, w, dy) = (
-                tensor(&cpu, 1, DType::F32, [t, k]),
-                tensor(&cpu, 2, dtype, [n, k]),
-                tensor(&cpu, 3, DType::F32, [t, n]),
-            );
-            let mut y = cpu.alloc(DType::F32, dy.shape()).unwrap();
-            let mut dx = cpu.alloc(DType::F32, x.shape()).unwrap();
-            let mut dw = cpu.zeros(DType::F32, w.shape()).unwrap();
-            group.throughput(flops(2 * t * n * k));
-            group.bench_function(format!("{name} forward {dtype}"), |b| {
-                b.iter(|| cpu.linear(&mut y, black_box(&x), &w).unwrap())
-            });
-            group.bench_function(format!("{name} dx {dtype}"), |b| {
-                b.iter(|| cpu.linear_dx(&mut dx, Accum::Set, black_box(&dy), &w).unwrap());
-            });
-            group.bench_function(format!("{name} dw {dtype}"), |b| {
-                b.iter(|| cpu.linear_dw(&mut dw, black_box(&dy), &x, dtype).unwrap());
-            });
-        }
-        // One row: decoding.
-        let (x, w) = (tensor(&cpu, 1, DType::F32, [1, k]), tensor(&cpu, 2, DType::BF16, [n, k]));
-        let mut y = cpu.alloc(DType::F32, Shape::new(&[1, n]).unwrap()).unwrap();
-        group.throughput(flops(2 * n * k));
-        group.bench_function(format!("{name} one row bf16"), |b| {
-            b.iter(|| cpu.linear(&mut y, black_box(&x), &w).unwrap())
-        });
-    }
+/// Benches `op` as `name` of its method's group, by operations or, where memory is the limit, by bytes.
+fn bench(c: &mut Criterion, cpu: &Cpu, name: &str, op: Op) {
+    let case = Case::new(op, Values::Normal);
+    let by_bytes = case.flops() < 8.0 * case.bytes().unwrap();
+    let mut group = c.benchmark_group(format!("{} ({})", case.op.name(), if by_bytes { "bytes/s" } else { "FLOP/s" }));
+    // Criterion's "elements" are operations here.
+    group.throughput(match by_bytes {
+        true => Throughput::Bytes(case.bytes().unwrap() as u64),
+        false => Throughput::Elements(case.flops() as u64),
+    });
+    group.sample_size(10);
+    let mut prepared = case.prepare(cpu).unwrap();
+    group.bench_function(BenchmarkId::from_parameter(name), |b| b.iter(|| prepared.run().unwrap()));
     group.finish();
+}
+
+fn products(c: &mut Criterion) {
+    let (cpu, (t, s)) = (Cpu::new(None).unwrap(), scale());
+    for (name, n, k) in [("gate_proj", 1536, 576), ("down_proj", 576, 1536), ("lm_head", 49152, 576)] {
+        // Whole blocks of quantised types.
+        let (n, k) = (n / s / 32 * 32, k / s / 32 * 32);
+        for dtype in [DType::F32, DType::BF16] {
+            let name = format!("{name} {dtype}");
+            bench(c, &cpu, &name, Op::Linear { t, k, n, dtype });
+            bench(c, &cpu, &name, Op::LinearDx { t, k, n, dtype, accum: Accum::Set });
+            bench(c, &cpu, &name, Op::LinearDw { t, k, n, dtype });
+            bench(c, &cpu, &format!("{name}, one row"), Op::Linear { t: 1, k, n, dtype });
+        }
+        for dtype in DType::QUANTISED {
+            bench(c, &cpu, &format!("{name} {dtype}"), Op::Linear { t, k, n, dtype });
+            bench(c, &cpu, &format!("{name} {dtype}, one row"), Op::Linear { t: 1, k, n, dtype });
+        }
+    }
 }
 
 fn attention(c: &mut Criterion) {
     let (cpu, (t, _)) = (Cpu::new(None).unwrap(), scale());
     let spec = AttnSpec::packed(9, 3, 64, vec![0, t]);
-    let [q, y0, dy] = [1, 2, 3].map(|i| tensor(&cpu, i, DType::F32, [t, spec.q_cols()]));
-    let [k, v] = [4, 5].map(|i| tensor(&cpu, i, DType::F32, [t, spec.kv_cols()]));
-    let mut lse = cpu.alloc(DType::F32, Shape::new(&[t, spec.heads]).unwrap()).unwrap();
-    let mut y = y0;
-    let mut group = c.benchmark_group("attention (FLOP/s)");
-    // Half of the scores are masked and never computed.
-    group.throughput(flops(2 * t * t * spec.q_cols()));
-    group.bench_function("forward", |b| {
-        b.iter(|| cpu.attention(&mut y, &mut lse, black_box(&q), &k, &v, &spec).unwrap())
-    });
-    let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| cpu.alloc(DType::F32, x.shape()).unwrap());
-    group.throughput(flops(5 * t * t * spec.q_cols()));
-    group.bench_function("backward", |b| {
-        b.iter(|| {
-            cpu.attention_backward(&mut dq, &mut dk, &mut dv, black_box(&dy), &y, &lse, &q, &k, &v, &spec).unwrap()
-        });
-    });
-    group.finish();
+    let decode = AttnSpec { past: t - 1, ..AttnSpec::packed(9, 3, 64, vec![0, 1]) };
+    bench(c, &cpu, "one sequence", Op::Attention { spec: spec.clone(), spare: 0 });
+    bench(c, &cpu, "one query", Op::Attention { spec: decode, spare: 0 });
+    bench(c, &cpu, "one sequence", Op::AttentionBackward { spec });
+    bench(c, &cpu, "queries", Op::Rope { t, heads: 9, h: 64, inverse: false });
 }
 
-fn head(c: &mut Criterion) {
+fn heads(c: &mut Criterion) {
     let (cpu, (t, s)) = (Cpu::new(None).unwrap(), scale());
-    let (v, d) = (49152 / s, 576 / s);
-    let [x, tx] = [1, 2].map(|i| tensor(&cpu, i, DType::F32, [t, d]));
-    let [w, tw] = [3, 4].map(|i| tensor(&cpu, i, DType::BF16, [v, d]));
-    let mut dx = cpu.alloc(DType::F32, x.shape()).unwrap();
-    let mut dw = cpu.zeros(DType::F32, w.shape()).unwrap();
-    let mut group = c.benchmark_group("head (tokens/s)");
-    group.throughput(Throughput::Elements(t as u64));
-    group.sample_size(10);
-    group.bench_function("KL with gradients", |b| {
-        b.iter(|| {
-            let grads = HeadGrads { dx_td: &mut dx, dw_vd: Some(&mut dw) };
-            cpu.head_kl(Some(grads), black_box(&x), &w, &tx, &tw, 1.0).unwrap()
-        });
-    });
-    let targets: Vec<u32> = (0..t as u32).map(|i| i * 7 % v as u32).collect();
-    group.bench_function("cross-entropy, value only", |b| {
-        b.iter(|| cpu.head_cross_entropy(None, black_box(&x), &w, &targets, 1.0).unwrap());
-    });
-    group.finish();
+    let (v, d, e, dtype) = (49152 / s, 576 / s, 576 / s, DType::BF16);
+    for (name, wanted) in [("value", Wanted::Loss), ("value and gradients", Wanted::DxDw)] {
+        bench(c, &cpu, name, Op::HeadCrossEntropy { t, d, v, dtype, wanted, ignore_every: 0 });
+        bench(c, &cpu, name, Op::HeadKl { t, d, e, v, dtype, wanted });
+    }
 }
 
 fn rows(c: &mut Criterion) {
-    let (cpu, (t, _)) = (Cpu::new(None).unwrap(), scale());
-    let [x, up] = [1, 2].map(|i| tensor(&cpu, i, DType::F32, [t, 1536]));
-    let w = tensor(&cpu, 3, DType::F32, [1, 1536]);
-    let [mut y, mut other] = [0; 2].map(|_| cpu.zeros(DType::F32, x.shape()).unwrap());
-    let mut rstd = cpu.alloc(DType::F32, Shape::new(&[t, 1]).unwrap()).unwrap();
-    let mut group = c.benchmark_group("rows (bytes/s)");
-    group.throughput(Throughput::Bytes((3 * 4 * t * 1536) as u64));
-    group.bench_function("swiglu", |b| b.iter(|| cpu.gated(&mut y, Activation::Silu, black_box(&x), &up).unwrap()));
-    group.throughput(Throughput::Bytes((2 * 4 * t * 1536) as u64));
-    group.bench_function("rms_norm", |b| b.iter(|| cpu.rms_norm(&mut y, &mut rstd, black_box(&x), &w, 1e-5).unwrap()));
-    group.throughput(Throughput::Bytes((7 * 4 * t * 1536) as u64));
-    let (mut m, mut v) = (cpu.zeros(DType::F32, x.shape()).unwrap(), cpu.zeros(DType::F32, x.shape()).unwrap());
-    let step = paring_optim::AdamW::default().step(1e-4, 1);
-    group.bench_function("adamw", |b| b.iter(|| cpu.adamw(&mut other, &mut m, &mut v, black_box(&x), &step).unwrap()));
-    group.finish();
+    let (cpu, (t, s)) = (Cpu::new(None).unwrap(), scale());
+    let (d, dtype, n, act) = (576 / s, DType::F32, t * 1536 / s, Activation::Silu);
+    bench(c, &cpu, "hidden", Op::RmsNorm { t, d, dtype });
+    bench(c, &cpu, "hidden", Op::RmsNormBackward { t, d, dtype, accum: Accum::Set });
+    bench(c, &cpu, "hidden", Op::AddRmsNorm { t, d, dtype });
+    bench(c, &cpu, "ffn", Op::Gated { n, act });
+    bench(c, &cpu, "ffn", Op::GatedBackward { n, act });
+    bench(c, &cpu, "embedding", Op::Embed { t, v: 49152 / s, d, dtype });
+    let n = 576 * 1536 / s;
+    bench(c, &cpu, "f32", Op::AdamW { n, moments: DType::F32 });
+    bench(c, &cpu, "bf16 and what it lacks", Op::AdamWSplit { n, moments: DType::F32 });
+    bench(c, &cpu, "a matrix", Op::SumSquares { n });
 }
 
-criterion_group!(benches, linear, attention, head, rows);
+criterion_group!(benches, products, attention, heads, rows);
 criterion_main!(benches);
