@@ -18,7 +18,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// This project beside PyTorch and llama.cpp, and beside the machine's limits; the criterion benches are `cargo bench -p paring-benches`
 #[derive(Parser)]
-#[command(name = "cargo xtask bench", max_term_width = 120)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench", max_term_width = 120)]
 struct Args {
     /// Whom to compare with: those that the Python has, or one of them, or nobody
     #[arg(long, value_enum, default_value_t = Peers::Auto)]
