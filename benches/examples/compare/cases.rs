@@ -51,11 +51,14 @@ const PRODUCTS: [(usize, usize, usize); 6] =
 pub(crate) fn all(models: &[Model]) -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in ["f32", "bf16"] {
-        for form in ["forward", "dx", "dw"] {
-            let training = |&(m, _, _): &(usize, usize, usize)| form == "forward" || 1 < m;
-            cases.extend(PRODUCTS.iter().filter(|p| training(p)).map(|&(m, n, k)| {
-                let line = json!({"kind": "gemm", "form": form, "dtype": dtype, "m": m, "n": n, "k": k});
-                let (name, work) = (format!("gemm {form} {dtype} {m}x{n}x{k}"), 2.0 * (m * n * k) as f64 / 1e9);
+        // A weight that is multiplied again and again may be kept packed.
+        for (form, packed) in [("forward", false), ("forward", true), ("dx", false), ("dw", false)] {
+            let many_rows = |&(m, _, _): &(usize, usize, usize)| (form == "forward" && !packed) || 1 < m;
+            cases.extend(PRODUCTS.iter().filter(|p| many_rows(p)).map(|&(m, n, k)| {
+                let line =
+                    json!({"kind": "gemm", "form": form, "packed": packed, "dtype": dtype, "m": m, "n": n, "k": k});
+                let kept = if packed { ", kept packed" } else { "" };
+                let (name, work) = (format!("gemm {form} {dtype} {m}x{n}x{k}{kept}"), 2.0 * (m * n * k) as f64 / 1e9);
                 let cost = Cost::of(&line, &Sizes::default());
                 Case { name, work, unit: "GFLOP/s", line, format: None, cost }
             }));

@@ -144,6 +144,9 @@ fn gemm<'a>(cpu: &'a Cpu, case: &Value) -> Result<Run<'a>> {
     };
     let zeros = |dims: [usize; 2]| -> Result<Tensor> { random(0, DType::F32, dims) };
     let (x, w, dy) = (random(1, DType::F32, [m, k])?, random(2, dtype, [n, k])?, random(3, DType::F32, [m, n])?);
+    if case["packed"] == true {
+        cpu.keep_packed(&w)?;
+    }
     Ok(match text(case, "form")? {
         "forward" => {
             let mut y = zeros([m, n])?;
