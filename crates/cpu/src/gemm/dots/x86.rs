@@ -8,27 +8,96 @@ use std::arch::x86_64::*;
 /// not across pages.
 const AHEAD: usize = 8192;
 
-/// What a vector width and an element type do at each step along the inner dimension.
+/// A vector of f32, or of what else its instructions make of 32 bits.
 ///
 /// # Safety
 /// All functions: the machine has the instructions, and there is memory for what is loaded.
+trait Vector: Copy {
+    /// Units of 32 bits.
+    const UNITS: usize = size_of::<Self>() / 4;
+
+    unsafe fn zero() -> Self;
+    unsafe fn load(x: *const f32) -> Self;
+    unsafe fn multiply_add(acc: Self, x: Self, w: Self) -> Self;
+    unsafe fn sum(acc: Self) -> f32;
+}
+
+impl Vector for __m256 {
+    #[inline(always)]
+    unsafe fn zero() -> __m256 {
+        // SAFETY: by contract; so below.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(x: *const f32) -> __m256 {
+        // SAFETY: by contract.
+        unsafe { _mm256_loadu_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(acc: __m256, x: __m256, w: __m256) -> __m256 {
+        // SAFETY: by contract.
+        unsafe { _mm256_fmadd_ps(x, w, acc) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(acc: __m256) -> f32 {
+        // SAFETY: by contract.
+        unsafe {
+            let half = _mm_add_ps(_mm256_castps256_ps128(acc), _mm256_extractf128_ps::<1>(acc));
+            let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+            _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
+        }
+    }
+}
+
+impl Vector for __m512 {
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY: by contract; so below.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(x: *const f32) -> __m512 {
+        // SAFETY: by contract.
+        unsafe { _mm512_loadu_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(acc: __m512, x: __m512, w: __m512) -> __m512 {
+        // SAFETY: by contract.
+        unsafe { _mm512_fmadd_ps(x, w, acc) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(acc: __m512) -> f32 {
+        // SAFETY: by contract.
+        unsafe { _mm512_reduce_add_ps(acc) }
+    }
+}
+
+/// What an element type of w becomes in vectors, at each step along the inner dimension.
+///
+/// # Safety
+/// As [`Vector`].
 trait Lanes {
     type Weight: Weights;
-    /// Of f32, or of pairs of bf16.
-    type Vector: Copy;
+    type Vector: Vector;
     /// Elements of a step, of x and of each row of w.
     const STEP: usize;
     /// Vectors that they become.
     const PARTS: usize;
-    /// Units of 32 bits of a vector.
-    const UNITS: usize = size_of::<Self::Vector>() / 4;
 
-    unsafe fn zero() -> Self::Vector;
-    unsafe fn load_x(x: *const f32) -> Self::Vector;
     /// Part number `part` of a step.
     unsafe fn load_w(w: *const Self::Weight, part: usize) -> Self::Vector;
-    unsafe fn multiply_add(acc: Self::Vector, x: Self::Vector, w: Self::Vector) -> Self::Vector;
-    unsafe fn sum(acc: Self::Vector) -> f32;
+
+    #[inline(always)]
+    unsafe fn multiply_add(acc: Self::Vector, x: Self::Vector, w: Self::Vector) -> Self::Vector {
+        // SAFETY: by contract.
+        unsafe { Vector::multiply_add(acc, x, w) }
+    }
 }
 
 /// `y[r][c] = x_r . w_c` for `R` rows of x and `C` rows of w.
@@ -47,7 +116,7 @@ unsafe fn tile<L: Lanes, const R: usize, const C: usize>(
     // SAFETY: all elements that are read lie in the rows of x and w, those that are written in y, by contract; a prefetch is a hint, and its
     // address need not exist.
     unsafe {
-        let mut acc = [[L::zero(); C]; R];
+        let mut acc = [[L::Vector::zero(); C]; R];
         let steps = k / L::STEP;
         for step in 0..steps {
             let bytes = C * L::STEP * size_of::<L::Weight>();
@@ -56,12 +125,12 @@ unsafe fn tile<L: Lanes, const R: usize, const C: usize>(
                 _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
             }
             for part in 0..L::PARTS {
-                let mut ws = [L::zero(); C];
+                let mut ws = [L::Vector::zero(); C];
                 for c in 0..C {
                     ws[c] = L::load_w(w.add(c * k + step * L::STEP), part);
                 }
                 for r in 0..R {
-                    let x = L::load_x(x.add(r * ldx + (step * L::PARTS + part) * L::UNITS));
+                    let x = L::Vector::load(x.add(r * ldx + (step * L::PARTS + part) * L::Vector::UNITS));
                     for c in 0..C {
                         acc[r][c] = L::multiply_add(acc[r][c], x, ws[c]);
                     }
@@ -69,11 +138,12 @@ unsafe fn tile<L: Lanes, const R: usize, const C: usize>(
             }
         }
         for r in 0..R {
-            let rest = std::slice::from_raw_parts(x.add(r * ldx + steps * L::PARTS * L::UNITS), k - steps * L::STEP);
+            let rest =
+                std::slice::from_raw_parts(x.add(r * ldx + steps * L::PARTS * L::Vector::UNITS), k - steps * L::STEP);
             for c in 0..C {
                 let w = std::slice::from_raw_parts(w.add(c * k + steps * L::STEP), rest.len());
                 let rest: f32 = rest.iter().zip(w).map(|(x, w)| x * w.value()).sum();
-                *y.add(r * ld + c) = L::sum(acc[r][c]) + rest;
+                *y.add(r * ld + c) = L::Vector::sum(acc[r][c]) + rest;
             }
         }
     }
@@ -112,37 +182,9 @@ impl Lanes for Avx2F32 {
     const PARTS: usize = 1;
 
     #[inline(always)]
-    unsafe fn zero() -> __m256 {
-        // SAFETY: by contract; so below.
-        unsafe { _mm256_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn load_x(x: *const f32) -> __m256 {
-        // SAFETY: by contract.
-        unsafe { _mm256_loadu_ps(x) }
-    }
-
-    #[inline(always)]
     unsafe fn load_w(w: *const f32, _: usize) -> __m256 {
         // SAFETY: by contract.
         unsafe { _mm256_loadu_ps(w) }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(acc: __m256, x: __m256, w: __m256) -> __m256 {
-        // SAFETY: by contract.
-        unsafe { _mm256_fmadd_ps(x, w, acc) }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(acc: __m256) -> f32 {
-        // SAFETY: by contract.
-        unsafe {
-            let half = _mm_add_ps(_mm256_castps256_ps128(acc), _mm256_extractf128_ps::<1>(acc));
-            let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
-            _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
-        }
     }
 }
 kernels!(avx2_f32, Avx2F32, f32, Form::AsIs, "avx2,fma", [1 x 4, 2 x 4, 3 x 4, 4 x 3]);
@@ -157,18 +199,6 @@ impl Lanes for Avx2Bf16 {
     const PARTS: usize = 2;
 
     #[inline(always)]
-    unsafe fn zero() -> __m256 {
-        // SAFETY: by contract; so below.
-        unsafe { Avx2F32::zero() }
-    }
-
-    #[inline(always)]
-    unsafe fn load_x(x: *const f32) -> __m256 {
-        // SAFETY: by contract.
-        unsafe { Avx2F32::load_x(x) }
-    }
-
-    #[inline(always)]
     unsafe fn load_w(w: *const bf16, part: usize) -> __m256 {
         // SAFETY: by contract.
         unsafe {
@@ -178,18 +208,6 @@ impl Lanes for Avx2Bf16 {
                 _ => _mm256_and_si256(pairs, _mm256_set1_epi32(!0xffff)),
             })
         }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(acc: __m256, x: __m256, w: __m256) -> __m256 {
-        // SAFETY: by contract.
-        unsafe { Avx2F32::multiply_add(acc, x, w) }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(acc: __m256) -> f32 {
-        // SAFETY: by contract.
-        unsafe { Avx2F32::sum(acc) }
     }
 }
 kernels!(avx2_bf16, Avx2Bf16, bf16, Form::Split(8), "avx2,fma", [1 x 4, 2 x 4, 3 x 4, 4 x 3]);
@@ -204,33 +222,9 @@ impl Lanes for Avx512F32 {
     const PARTS: usize = 1;
 
     #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        // SAFETY: by contract; so below.
-        unsafe { _mm512_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn load_x(x: *const f32) -> __m512 {
-        // SAFETY: by contract.
-        unsafe { _mm512_loadu_ps(x) }
-    }
-
-    #[inline(always)]
     unsafe fn load_w(w: *const f32, _: usize) -> __m512 {
         // SAFETY: by contract.
         unsafe { _mm512_loadu_ps(w) }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(acc: __m512, x: __m512, w: __m512) -> __m512 {
-        // SAFETY: by contract.
-        unsafe { _mm512_fmadd_ps(x, w, acc) }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(acc: __m512) -> f32 {
-        // SAFETY: by contract.
-        unsafe { _mm512_reduce_add_ps(acc) }
     }
 }
 kernels!(avx512_f32, Avx512F32, f32, Form::AsIs, "avx512f", [1 x 4, 2 x 8, 3 x 8, 4 x 6]);
@@ -245,18 +239,6 @@ impl Lanes for Avx512Bf16 {
     const PARTS: usize = 2;
 
     #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        // SAFETY: by contract; so below.
-        unsafe { Avx512F32::zero() }
-    }
-
-    #[inline(always)]
-    unsafe fn load_x(x: *const f32) -> __m512 {
-        // SAFETY: by contract.
-        unsafe { Avx512F32::load_x(x) }
-    }
-
-    #[inline(always)]
     unsafe fn load_w(w: *const bf16, part: usize) -> __m512 {
         // SAFETY: by contract.
         unsafe {
@@ -266,18 +248,6 @@ impl Lanes for Avx512Bf16 {
                 _ => _mm512_and_si512(pairs, _mm512_set1_epi32(!0xffff)),
             })
         }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(acc: __m512, x: __m512, w: __m512) -> __m512 {
-        // SAFETY: by contract.
-        unsafe { Avx512F32::multiply_add(acc, x, w) }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(acc: __m512) -> f32 {
-        // SAFETY: by contract.
-        unsafe { Avx512F32::sum(acc) }
     }
 }
 kernels!(avx512_bf16, Avx512Bf16, bf16, Form::Split(16), "avx512f", [1 x 4, 2 x 4, 3 x 4, 4 x 4]);
@@ -292,18 +262,6 @@ impl Lanes for Avx512Pairs {
     const PARTS: usize = 1;
 
     #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        // SAFETY: by contract; so below.
-        unsafe { Avx512F32::zero() }
-    }
-
-    #[inline(always)]
-    unsafe fn load_x(x: *const f32) -> __m512 {
-        // SAFETY: by contract.
-        unsafe { Avx512F32::load_x(x) }
-    }
-
-    #[inline(always)]
     unsafe fn load_w(w: *const bf16, _: usize) -> __m512 {
         // SAFETY: by contract.
         unsafe { _mm512_loadu_ps(w.cast()) }
@@ -316,12 +274,6 @@ impl Lanes for Avx512Pairs {
             let pairs = |v| std::mem::transmute::<__m512, __m512bh>(v);
             _mm512_dpbf16_ps(acc, pairs(x), pairs(w))
         }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(acc: __m512) -> f32 {
-        // SAFETY: by contract.
-        unsafe { Avx512F32::sum(acc) }
     }
 }
 kernels!(avx512_pairs, Avx512Pairs, bf16, Form::Pairs(32), "avx512f,avx512bf16", [1 x 4, 2 x 8, 3 x 8, 4 x 6]);

@@ -1,6 +1,6 @@
-//! Packing with AVX2: eight lanes by eight units are transposed in registers, or runs of eight lanes are copied.
+//! Packing into f32 with AVX2: eight lanes by eight units are transposed in registers, or runs of eight lanes are copied.
 #![allow(unsafe_code, reason = "vector loads and stores through pointers; bounds are asserted by the caller")]
-use super::{BF16, F32, Lanes, ROWS, Unit};
+use super::{BF16, F32, Lanes, ROWS};
 use std::arch::x86_64::*;
 
 /// Packs as many units of every panel as vectors can, from the first on, and returns how many.
@@ -10,7 +10,6 @@ use std::arch::x86_64::*;
 /// panels inside `out`; `ks` or the stride of the lanes is 1.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn pack<T, const SOURCE: u8>(
-    unit: Unit,
     out: &mut [f32],
     data: &[T],
     lanes: Lanes,
@@ -23,11 +22,10 @@ pub(super) unsafe fn pack<T, const SOURCE: u8>(
     let out = out.as_mut_ptr();
     // SAFETY: the contract is handed on.
     unsafe {
-        match (ks == 1 && lanes.stride != 1, unit) {
-            (true, Unit::F32) => transposed::<T, SOURCE, 1>(out, data, lanes, kb),
-            (true, Unit::Pair) => transposed::<T, SOURCE, 2>(out, data, lanes, kb),
-            (false, Unit::F32) => copied::<T, SOURCE, 1>(out, data, lanes, kb, ks),
-            (false, Unit::Pair) => copied::<T, SOURCE, 2>(out, data, lanes, kb, ks),
+        if ks == 1 && lanes.stride != 1 {
+            transposed::<T, SOURCE>(out, data, lanes, kb)
+        } else {
+            copied::<T, SOURCE>(out, data, lanes, kb, ks)
         }
     }
 }
@@ -37,38 +35,31 @@ pub(super) unsafe fn pack<T, const SOURCE: u8>(
 /// # Safety
 /// As [`pack`]; `data` is the first lane's first element.
 #[target_feature(enable = "avx2")]
-unsafe fn transposed<T, const SOURCE: u8, const PER: usize>(
-    out: *mut f32,
-    data: *const T,
-    lanes: Lanes,
-    kb: usize,
-) -> usize {
+unsafe fn transposed<T, const SOURCE: u8>(out: *mut f32, data: *const T, lanes: Lanes, kb: usize) -> usize {
     let Lanes { count, width, stride, .. } = lanes;
-    let units = kb.div_ceil(PER);
-    // Units whose elements are all there.
-    let whole = kb / PER / 8 * 8;
+    let whole = kb / 8 * 8;
     for panel in 0..count.div_ceil(width) {
         for u in (0..whole).step_by(8) {
             for group in (0..width).step_by(8) {
                 let first = panel * width + group;
                 let have = count.saturating_sub(first).min(8).min(width - group);
                 let mut r = [_mm256_setzero_ps(); 8];
-                // SAFETY: `have` lanes from `first` on exist, each with eight units from `u` on; in `out` the panel has `units` rows of
+                // SAFETY: `have` lanes from `first` on exist, each with eight units from `u` on; in `out` the panel has `kb` rows of
                 // `width`, of which `width - group` values lie behind column `group`.
                 unsafe {
                     // Behind the last lane nothing is read, and this points nowhere.
-                    let from = data.wrapping_add(first * stride + u * PER);
+                    let from = data.wrapping_add(first * stride + u);
                     if have == 8 {
                         for (i, r) in r.iter_mut().enumerate() {
-                            *r = inner::<T, SOURCE, PER>(from.add(i * stride));
+                            *r = inner::<T, SOURCE>(from.add(i * stride));
                         }
                     } else {
                         for (i, r) in r.iter_mut().enumerate().take(have) {
-                            *r = inner::<T, SOURCE, PER>(from.add(i * stride));
+                            *r = inner::<T, SOURCE>(from.add(i * stride));
                         }
                     }
                     let r = transpose(r);
-                    let to = out.add((panel * units + u) * width + group);
+                    let to = out.add((panel * kb + u) * width + group);
                     for (i, &r) in r.iter().enumerate() {
                         store(to.add(i * width), r, width - group);
                     }
@@ -84,33 +75,25 @@ unsafe fn transposed<T, const SOURCE: u8, const PER: usize>(
 /// # Safety
 /// As [`pack`]; `data` is the first lane's first element.
 #[target_feature(enable = "avx2")]
-unsafe fn copied<T, const SOURCE: u8, const PER: usize>(
-    out: *mut f32,
-    data: *const T,
-    lanes: Lanes,
-    kb: usize,
-    ks: usize,
-) -> usize {
+unsafe fn copied<T, const SOURCE: u8>(out: *mut f32, data: *const T, lanes: Lanes, kb: usize, ks: usize) -> usize {
     let Lanes { count, width, .. } = lanes;
-    let units = kb.div_ceil(PER);
-    let whole = kb / PER;
-    for block in (0..whole).step_by(ROWS) {
+    for block in (0..kb).step_by(ROWS) {
         for panel in 0..count.div_ceil(width) {
-            for u in block..whole.min(block + ROWS) {
+            for u in block..kb.min(block + ROWS) {
                 for group in (0..width).step_by(8) {
                     let first = panel * width + group;
                     let have = count.saturating_sub(first).min(8).min(width - group);
                     // SAFETY: `have` lanes from `first` on exist in the rows of this unit; for `out` as above.
                     unsafe {
-                        let from = data.wrapping_add(u * PER * ks + first);
-                        let r = run::<T, SOURCE, PER>(from, ks, have);
-                        store(out.add((panel * units + u) * width + group), r, width - group);
+                        let from = data.wrapping_add(u * ks + first);
+                        let r = run::<T, SOURCE>(from, have);
+                        store(out.add((panel * kb + u) * width + group), r, width - group);
                     }
                 }
             }
         }
     }
-    whole
+    kb
 }
 
 /// Rounds eight f32 to bf16, kept in the upper halves: to nearest, ties to even, NaN kept. The same bits as `round_bf16`.
@@ -125,55 +108,35 @@ fn rounded(x: __m256) -> __m256 {
     _mm256_and_ps(chosen, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32)))
 }
 
-/// `low | high` halves: of each f32 that is a bf16, the first argument's goes down.
-#[target_feature(enable = "avx2")]
-fn paired(first: __m256, second: __m256) -> __m256 {
-    let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(first));
-    let high = _mm256_and_si256(_mm256_castps_si256(second), _mm256_set1_epi32(0xffff_0000_u32 as i32));
-    _mm256_castsi256_ps(_mm256_or_si256(low, high))
-}
-
-/// Eight units of one lane.
+/// Eight elements of one lane.
 ///
 /// # Safety
-/// `8 * PER` elements lie behind `from`.
+/// Eight elements lie behind `from`.
 #[target_feature(enable = "avx2")]
-unsafe fn inner<T, const SOURCE: u8, const PER: usize>(from: *const T) -> __m256 {
+unsafe fn inner<T, const SOURCE: u8>(from: *const T) -> __m256 {
     // SAFETY: by contract.
     unsafe {
-        match (SOURCE, PER) {
-            (BF16, 1) => widened(_mm_loadu_si128(from.cast())),
-            // In memory they are pairs already.
-            (BF16, _) => _mm256_loadu_ps(from.cast()),
-            (F32, 1) => _mm256_loadu_ps(from.cast()),
-            (_, 1) => rounded(_mm256_loadu_ps(from.cast())),
-            _ => {
-                let (a, b) = (_mm256_loadu_ps(from.cast()), _mm256_loadu_ps(from.cast::<f32>().add(8)));
-                let (a, b) = (rounded(a), rounded(b));
-                // Even and odd elements; within 128 bits first, then the quarters in order.
-                let even = _mm256_shuffle_ps::<0b10_00_10_00>(a, b);
-                let odd = _mm256_shuffle_ps::<0b11_01_11_01>(a, b);
-                let mixed = _mm256_castps_pd(paired(even, odd));
-                _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(mixed))
-            }
+        match SOURCE {
+            BF16 => widened(_mm_loadu_si128(from.cast())),
+            F32 => _mm256_loadu_ps(from.cast()),
+            _ => rounded(_mm256_loadu_ps(from.cast())),
         }
     }
 }
 
-/// One unit of up to eight lanes that lie side by side; the rest is zero.
+/// One element of up to eight lanes that lie side by side; the rest is zero.
 ///
 /// # Safety
-/// `have` elements lie behind `from`, and behind `from + ks` for pairs.
+/// `have` elements lie behind `from`.
 #[target_feature(enable = "avx2")]
-unsafe fn run<T, const SOURCE: u8, const PER: usize>(from: *const T, ks: usize, have: usize) -> __m256 {
+unsafe fn run<T, const SOURCE: u8>(from: *const T, have: usize) -> __m256 {
     // SAFETY: by contract.
     unsafe {
-        let one = |from: *const T| match SOURCE {
+        match SOURCE {
             BF16 => widened(some_u16(from.cast(), have)),
             F32 => some_f32(from.cast(), have),
             _ => rounded(some_f32(from.cast(), have)),
-        };
-        if PER == 1 { one(from) } else { paired(one(from), one(from.wrapping_add(ks))) }
+        }
     }
 }
 

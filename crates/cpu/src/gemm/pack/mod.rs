@@ -132,14 +132,14 @@ impl<'a> Mat<'a> {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            isa if Isa::Avx2 <= isa && lanes.width.is_multiple_of(2) && (ks == 1 || lanes.stride == 1) => {
+            isa if Isa::Avx2 <= isa && unit == Unit::F32 && (ks == 1 || lanes.stride == 1) => {
                 #[allow(unsafe_code, reason = "vector loads and stores through pointers; bounds are asserted above")]
                 // SAFETY: the machine has AVX2 (`Cpu::with_isa` checked); the last element read and the last unit written are inside.
                 unsafe {
                     match self.data {
-                        Data::F32(d) => avx2::pack::<f32, F32>(unit, out, d, lanes, k0, kb, ks),
-                        Data::Rounded(d) => avx2::pack::<f32, ROUNDED>(unit, out, d, lanes, k0, kb, ks),
-                        Data::BF16(d) => avx2::pack::<bf16, BF16>(unit, out, d, lanes, k0, kb, ks),
+                        Data::F32(d) => avx2::pack::<f32, F32>(out, d, lanes, k0, kb, ks),
+                        Data::Rounded(d) => avx2::pack::<f32, ROUNDED>(out, d, lanes, k0, kb, ks),
+                        Data::BF16(d) => avx2::pack::<bf16, BF16>(out, d, lanes, k0, kb, ks),
                     }
                 }
             }
