@@ -98,7 +98,7 @@ impl<'a> Columns<'a> {
     ) {
         let (first, nr) = (panel * kernel.nr, kernel.nr);
         if let Columns::Mat(mat) = self {
-            mat.pack_columns(isa, kernel.unit, out, block.k0, block.kb, first, (count * nr).min(n - first), nr);
+            mat.t().pack_rows(isa, kernel.unit, out, block.k0, block.kb, first, (count * nr).min(n - first), nr);
         }
     }
 }

@@ -69,6 +69,7 @@ impl<'a> Mat<'a> {
     }
 
     /// Rows `i0..i0 + rows`, inner `k0..k0 + kb`, as panels of width `mr`; rows that are missing in the last panel are zero.
+    /// Columns are rows of the transpose.
     pub(crate) fn pack_rows(
         &self,
         isa: Isa,
@@ -82,22 +83,6 @@ impl<'a> Mat<'a> {
     ) {
         let lanes = Lanes { first: i0, count: rows, width: mr, stride: self.rs };
         self.pack(isa, unit, out, lanes, k0, kb, self.cs);
-    }
-
-    /// Columns `j0..j0 + columns`, inner `k0..k0 + kb`, as panels of width `nr`; columns that are missing in the last panel are zero.
-    pub(crate) fn pack_columns(
-        &self,
-        isa: Isa,
-        unit: Unit,
-        out: &mut [f32],
-        k0: usize,
-        kb: usize,
-        j0: usize,
-        columns: usize,
-        nr: usize,
-    ) {
-        let lanes = Lanes { first: j0, count: columns, width: nr, stride: self.cs };
-        self.pack(isa, unit, out, lanes, k0, kb, self.rs);
     }
 
     fn get(&self, i: usize) -> f32 {
