@@ -92,8 +92,7 @@ struct Backward {
 template <class W, bool CENTRED, int N>
 __device__ __forceinline__ void backward_rows(const Backward& o, const typename W::Element* w, float* shared, float* scratch) {
     constexpr u32 SUMS = CENTRED ? 2 : 1;
-    float* dw = o.keep_sums ? shared : o.dw + (u64)blockIdx.x * o.d;
-    float* dbias = o.keep_sums ? shared + o.d : o.dbias + (u64)blockIdx.x * o.d;
+    float *dw = o.dw + (u64)blockIdx.x * o.d, *dbias = CENTRED ? o.dbias + (u64)blockIdx.x * o.d : nullptr;
     float *kept_g = shared + SUMS * o.d, *kept_n = shared + (SUMS + 1) * o.d;
     const u32 first = blockIdx.x * o.rows_per_block, end = min(o.rows, first + o.rows_per_block);
     for (u32 row = first; row < end; row++) {
@@ -112,8 +111,8 @@ __device__ __forceinline__ void backward_rows(const Backward& o, const typename 
             const Pack<N> n = normed(i), weight = load_as<W, N>(w + i);
             Pack<N> of_w = {}, of_bias = {};
             if (row != first) {
-                of_w = load<N>(dw + i);
-                if (CENTRED) of_bias = load<N>(dbias + i);
+                of_w = o.keep_sums ? load<N>(shared + i) : load<N>(dw + i);
+                if (CENTRED) of_bias = o.keep_sums ? load<N>(shared + o.d + i) : load<N>(dbias + i);
             }
 #pragma unroll
             for (int j = 0; j < N; j++) {
@@ -123,8 +122,13 @@ __device__ __forceinline__ void backward_rows(const Backward& o, const typename 
                 product = fmaf(g.at[j], n.at[j], product);
                 sum += g.at[j];
             }
-            store(dw + i, of_w);
-            if (CENTRED) store(dbias + i, of_bias);
+            if (o.keep_sums && row + 1 < end) {
+                store(shared + i, of_w);
+                if (CENTRED) store(shared + o.d + i, of_bias);
+            } else {
+                store(dw + i, of_w);
+                if (CENTRED) store(dbias + i, of_bias);
+            }
             if (o.keep_row) {
                 store(kept_g + i, g);
                 store(kept_n + i, n);
@@ -149,12 +153,6 @@ __device__ __forceinline__ void backward_rows(const Backward& o, const typename 
 #pragma unroll
             for (int j = 0; j < N; j++) out.at[j] = fmaf(rstd, (CENTRED ? g.at[j] - sum : g.at[j]) - n.at[j] * product, out.at[j]);
             store(dx + i, out);
-        });
-    }
-    if (o.keep_sums) {
-        each_of_row<N>(o.d, [&](u32 i) {
-            store(o.dw + (u64)blockIdx.x * o.d + i, load<N>(dw + i));
-            if (CENTRED) store(o.dbias + (u64)blockIdx.x * o.d + i, load<N>(dbias + i));
         });
     }
 }

@@ -56,7 +56,9 @@ template <class Q> __device__ __forceinline__ void block_from(u16* block, float 
         const float d = __fdiv_rn(warp_max(isnan(x) ? 0.0f : fabsf(x)), 127.0f);
         const float scaled = __fmul_rn(x, d == 0.0f ? 0.0f : __fdiv_rn(1.0f, d));
         // To the nearest, ties away from zero.
-        const u32 word = paired((u32)whole_between(roundf(scaled), -128.0f, 127.0f) & 0xff);
+        const float whole = truncf(scaled), rest = scaled - whole;
+        const float nearest = rest >= 0.5f ? whole + 1.0f : rest <= -0.5f ? whole - 1.0f : whole;
+        const u32 word = paired((u32)whole_between(nearest, -128.0f, 127.0f) & 0xff);
         if (lane == 0) block[0] = F16::put(d);
         if (lane % 2 == 0) block[1 + lane / 2] = (u16)word;
     } else {
@@ -64,7 +66,7 @@ template <class Q> __device__ __forceinline__ void block_from(u16* block, float 
         if constexpr (Q::WORDS == Q4_0::WORDS) {
             // The first of the elements of the largest magnitude, with its sign.
             const float size = isnan(x) ? 0.0f : fabsf(x), largest = warp_max(size);
-            const u32 first = __ffs(__ballot_sync(ALL_LANES, size == largest)) - 1;
+            const u32 those = __ballot_sync(ALL_LANES, size == largest), first = 31 - __clz(those & -those);
             const float extreme = __shfl_sync(ALL_LANES, largest == 0.0f ? 0.0f : x, first);
             d = __fdiv_rn(extreme, -8.0f);
             level = __fadd_rn(__fmul_rn(x, d == 0.0f ? 0.0f : __fdiv_rn(1.0f, d)), 8.5f);
