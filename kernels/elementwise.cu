@@ -27,13 +27,13 @@ CONVERT(convert_f16_f32, F32, F16)
 CONVERT(convert_f16_bf16, Bf16, F16)
 
 // y = the values of blocks: a thread has 4 elements of one.
-template <class Q> __device__ __forceinline__ void dequantise(const u16* blocks, float* y, u64 groups) {
+template <class Q> __device__ __forceinline__ void dequantise(const u16* blocks, float* y, u64 groups, u32 vector) {
     const u64 group = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (group < groups) store(y + group * 4, values_of<Q>(blocks, group));
+    if (group < groups) store_if(vector, y + group * 4, values_of<Q>(blocks, group));
 }
-#define DEQUANTISE(NAME, Q)                                                                                                      \
-    extern "C" __global__ __launch_bounds__(256) void NAME(const u16* __restrict__ blocks, float* __restrict__ y, u64 groups) { \
-        dequantise<Q>(blocks, y, groups);                                                                                        \
+#define DEQUANTISE(NAME, Q)                                                                                                                   \
+    extern "C" __global__ __launch_bounds__(256) void NAME(const u16* __restrict__ blocks, float* __restrict__ y, u64 groups, u32 vector) { \
+        dequantise<Q>(blocks, y, groups, vector);                                                                                            \
     }
 DEQUANTISE(dequantise_q8_0, Q8_0)
 DEQUANTISE(dequantise_q4_0, Q4_0)
@@ -98,14 +98,16 @@ extern "C" __global__ __launch_bounds__(256) void scale_f32(float* __restrict__ 
     });
 }
 
-// parts[block] = the sum of squares of the block's share of x, in f64. Which elements a thread adds depends on `n` and the grid only.
-extern "C" __global__ __launch_bounds__(256) void sum_squares_f32(const float* __restrict__ x, double* __restrict__ parts, u64 n, u64 groups) {
+// parts[block] = the sum of squares of the block's share of x, in f64. Which elements a thread adds, and in which order, depends on `n` and
+// the grid only: not on `vector`, which says whether x is aligned to 16 bytes.
+extern "C" __global__ __launch_bounds__(256) void sum_squares_f32(const float* __restrict__ x, double* __restrict__ parts, u64 n, u32 vector) {
     __shared__ double scratch[WARP];
     const u64 first = (u64)blockIdx.x * blockDim.x + threadIdx.x, stride = (u64)gridDim.x * blockDim.x;
+    const u64 groups = n / 4;
     double sum = 0.0;
 #pragma unroll 4
     for (u64 i = first; i < groups; i += stride) {
-        const Pack<4> pack = load<4>(x + i * 4);
+        const Pack<4> pack = load_if(vector, x + i * 4);
 #pragma unroll
         for (int j = 0; j < 4; j++) sum = fma((double)pack.at[j], (double)pack.at[j], sum);
     }

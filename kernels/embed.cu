@@ -24,15 +24,7 @@ EMBED(embed_bf16, Bf16)
 template <class Q> __device__ __forceinline__ void values_of_row(const u16* w, const u32* ids, float* y, u32 d, u32 vector) {
     const u16* row = w + (u64)ids[blockIdx.x] * (d / 32) * Q::WORDS;
     float* to = y + (u64)blockIdx.x * d;
-    each_of_row<4>(d, [=](u32 i) {
-        const Pack<4> pack = values_of<Q>(row, i / 4);
-        if (vector) {
-            store(to + i, pack);
-        } else {
-#pragma unroll
-            for (int j = 0; j < 4; j++) to[i + j] = pack.at[j];
-        }
-    });
+    each_of_row<4>(d, [=](u32 i) { store_if(vector, to + i, values_of<Q>(row, i / 4)); });
 }
 #define EMBED_BLOCKS(NAME, Q)                                                                                         \
     extern "C" __global__ __launch_bounds__(256) void NAME(                                                           \

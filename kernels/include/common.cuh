@@ -85,6 +85,19 @@ template <class S, int N> __device__ __forceinline__ void store_as(typename S::E
 }
 template <int N> __device__ __forceinline__ Pack<N> load(const float* p) { return load_as<F32, N>(p); }
 template <int N> __device__ __forceinline__ void store(float* p, const Pack<N>& pack) { store_as<F32, N>(p, pack); }
+// Four elements at once if `vector`, and one by one otherwise.
+__device__ __forceinline__ Pack<4> load_if(u32 vector, const float* p) {
+    if (vector) return load<4>(p);
+    return {p[0], p[1], p[2], p[3]};
+}
+__device__ __forceinline__ void store_if(u32 vector, float* p, const Pack<4>& pack) {
+    if (vector) {
+        store(p, pack);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) p[i] = pack.at[i];
+    }
+}
 
 // Calls `f(Width<N>, at)` for the elements of this thread: the first `groups` threads have N each, those behind one each of what is left of
 // `n`. The host gives 0 groups where an operand is not aligned; `thread_count` in Rust is the other side of this.
