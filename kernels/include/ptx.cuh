@@ -40,3 +40,8 @@ __device__ __forceinline__ float ex2(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+
+// Copies 4 bytes; with `valid` = 0 the destination becomes zero and nothing is read.
+__device__ __forceinline__ void cp_async_4(u32 to, const void* from, u32 valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(valid));
+}
