@@ -40,7 +40,7 @@ template <int D> __device__ __forceinline__ void products(float (&s)[2][4], cons
     streamed += lane_column() * STRIDE<D>;
 #pragma unroll
     for (int i = 0; i < 4; i++) s[0][i] = s[1][i] = 0.0f;
-#pragma unroll 4
+#pragma unroll 2
     for (int c = 0; c < D; c += 4) {
         const float4 a = *reinterpret_cast<const float4*>(own + c), b = *reinterpret_cast<const float4*>(own + STRIDE<D> + c);
 #pragma unroll
@@ -64,7 +64,7 @@ __device__ __forceinline__ void keep(float* p, const float (&s)[2][4]) {
 template <int D> __device__ __forceinline__ void add_rows(float4 (&sum)[2][D / 32], const float* p, const float* streamed) {
     p += lane_row() * P_STRIDE;
     streamed += lane_column() * 4;
-#pragma unroll 4
+#pragma unroll 2
     for (int j = 0; j < STREAM; j++) {
         const float a = p[j], b = p[P_STRIDE + j];
 #pragma unroll
@@ -90,15 +90,26 @@ template <int D> __device__ __forceinline__ void store_row(float* row, const flo
         if (c + 3 < head_dim) row[c + 3] = sum[i].w * factor;
     }
 }
-__device__ __forceinline__ float score(float product, float scale, float cap) {
-    const float x = product * scale;
-    return cap == 0.0f ? x : cap * tanhf(x / cap);
-}
-// d score / d (scale * product): 1 - tanh^2, as 1 / cosh^2, which does not cancel.
-__device__ __forceinline__ float slope(float product, float scale, float cap) {
-    if (cap == 0.0f) return 1.0f;
-    const float e = exp_f32(-2.0f * fabsf(product * scale / cap));
-    return 4.0f * e / ((1.0f + e) * (1.0f + e));
+// Products become scores. Where they are capped, `slope` becomes d score / d (scale * product): 1 - tanh^2, as 1 / cosh^2, which does not
+// cancel; otherwise it stays.
+template <bool SLOPE> __device__ __forceinline__ void score(float (&s)[2][4], float (&slope)[2][4], float scale, float cap) {
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[r][i] *= scale;
+    if (cap == 0.0f) return;
+    const float inverse = 1.0f / cap;
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float x = s[r][i] * inverse;
+            s[r][i] = cap * tanhf(x);
+            if (SLOPE) {
+                const float e = exp_f32(-2.0f * fabsf(x)), d = 1.0f + e;
+                slope[r][i] *= __fdividef(4.0f * e, d * d);
+            }
+        }
 }
 
 template <int D, int THREADS>
@@ -124,6 +135,7 @@ __device__ __forceinline__ void forward(float* shared, const float* __restrict__
         stream_rows<D, THREADS>(streamed, k, kv_stride, head_dim, row, end);
         float s[2][4];
         products<D>(s, own, streamed);
+        score<false>(s, s, scale, cap);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int query = first_query + r;
@@ -132,7 +144,7 @@ __device__ __forceinline__ void forward(float* shared, const float* __restrict__
             for (int i = 0; i < 4; i++) {
                 const int key = row + lane_column() + 8 * i;
                 const bool seen = key <= past + query && key < end && key >= first_key(query, piece.begin, past, window);
-                s[r][i] = seen ? score(s[r][i], scale, cap) : -INFINITY_F32;
+                if (!seen) s[r][i] = -INFINITY_F32;
                 m = fmaxf(m, s[r][i]);
             }
 #pragma unroll
@@ -202,11 +214,15 @@ __device__ __forceinline__ void backward_q(float* shared, const float* __restric
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
+            for (int i = 0; i < 4; i++) dp[r][i] -= row_delta[r];
+        score<true>(s, dp, scale, cap);
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+#pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int key = row + lane_column() + 8 * i, query = first_query + r;
                 const bool seen = key <= query && query < end && key >= first_key(query, piece.begin, 0, window);
-                const float p = exp_f32(score(s[r][i], scale, cap) - row_lse[r]);
-                dp[r][i] = seen ? p * (dp[r][i] - row_delta[r]) * slope(s[r][i], scale, cap) : 0.0f;
+                dp[r][i] = seen ? exp_f32(s[r][i] - row_lse[r]) * dp[r][i] : 0.0f;
             }
         keep(ds, dp);
         stream_rows<D, THREADS>(streamed, k, kv_stride, head_dim, row, end);
@@ -247,20 +263,25 @@ __device__ __forceinline__ void backward_kv(float* shared, const float* __restri
             products<D>(s, shared + own, streamed);
             stream_rows<D, THREADS>(streamed, dy + head * head_dim, stride, head_dim, row, end);
             products<D>(dp, own_v + own, streamed);
+            float query_lse[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int query = row + lane_column() + 8 * i;
                 const u64 at = (u64)head * (u32)tokens + (query < end ? query : row);
-                const float query_lse = lse[at], query_delta = delta[at];
-#pragma unroll
-                for (int r = 0; r < 2; r++) {
-                    const int key = own_key + r;
-                    const bool seen = key <= query && query < end && query < end_query(key, end, window);
-                    const float p = seen ? exp_f32(score(s[r][i], scale, cap) - query_lse) : 0.0f;
-                    dp[r][i] = p * (dp[r][i] - query_delta) * slope(s[r][i], scale, cap);
-                    s[r][i] = p;
-                }
+                query_lse[i] = lse[at];
+                dp[0][i] -= delta[at];
+                dp[1][i] -= delta[at];
             }
+            score<true>(s, dp, scale, cap);
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int query = row + lane_column() + 8 * i, key = own_key + r;
+                    const bool seen = key <= query && query < end_query(key, end, window);
+                    s[r][i] = seen ? exp_f32(s[r][i] - query_lse[i]) : 0.0f;
+                    dp[r][i] *= s[r][i];
+                }
             keep(kept, s);
             add_rows<D>(dv_sum, kept, streamed);
             keep(kept, dp);
@@ -277,29 +298,28 @@ __device__ __forceinline__ void backward_kv(float* shared, const float* __restri
     }
 }
 
-#define ATTENTION(D, THREADS)                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_f32_##D(                                                                 \
+#define ATTENTION(D, THREADS, BLOCKS)                                                                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_f32_##D(                                                                 \
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v, const u32* __restrict__ pieces,               \
         float* __restrict__ y, float* __restrict__ lse, int heads, int kv_heads, int head_dim, int past, int window, float scale,            \
         float cap) {                                                                                                                         \
         extern __shared__ __align__(16) float shared[];                                                                                      \
         forward<D, THREADS>(shared, q, k, v, pieces, y, lse, heads, kv_heads, head_dim, past, window, scale, cap);                           \
     }                                                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_q_f32_##D(                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward_q_f32_##D(                                                      \
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ dy,                 \
         const float* __restrict__ lse, const float* __restrict__ delta, const u32* __restrict__ pieces, float* __restrict__ dq, int tokens,  \
         int heads, int kv_heads, int head_dim, int window, float scale, float cap) {                                                         \
         extern __shared__ __align__(16) float shared[];                                                                                      \
         backward_q<D, THREADS>(shared, q, k, v, dy, lse, delta, pieces, dq, tokens, heads, kv_heads, head_dim, window, scale, cap);          \
     }                                                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_kv_f32_##D(                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward_kv_f32_##D(                                                     \
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ dy,                 \
         const float* __restrict__ lse, const float* __restrict__ delta, const u32* __restrict__ pieces, float* __restrict__ dk,              \
         float* __restrict__ dv, int tokens, int heads, int kv_heads, int head_dim, int window, float scale, float cap) {                     \
         extern __shared__ __align__(16) float shared[];                                                                                      \
         backward_kv<D, THREADS>(shared, q, k, v, dy, lse, delta, pieces, dk, dv, tokens, heads, kv_heads, head_dim, window, scale, cap);     \
     }
-ATTENTION(32, 128)
-ATTENTION(64, 128)
-ATTENTION(128, 128)
-ATTENTION(256, 64)
+ATTENTION(64, 128, 4)
+ATTENTION(128, 128, 3)
+ATTENTION(256, 64, 4)
