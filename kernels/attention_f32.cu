@@ -106,7 +106,7 @@ template <bool SLOPE> __device__ __forceinline__ void score(float (&s)[2][4], fl
             const float x = s[r][i] * inverse;
             s[r][i] = cap * tanhf(x);
             if (SLOPE) {
-                const float e = exp_f32(-2.0f * fabsf(x)), d = 1.0f + e;
+                const float e = exp_score(-2.0f * fabsf(x)), d = 1.0f + e;
                 slope[r][i] *= __fdividef(4.0f * e, d * d);
             }
         }
@@ -150,14 +150,14 @@ __device__ __forceinline__ void forward(float* shared, const float* __restrict__
 #pragma unroll
             for (int offset = 1; offset < 8; offset *= 2) m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, offset));
             // A row that has seen no key yet keeps zeros.
-            const float offset = m == -INFINITY_F32 ? 0.0f : m, factor = exp_f32(maximum[r] - offset);
+            const float offset = m == -INFINITY_F32 ? 0.0f : m, factor = exp_score(maximum[r] - offset);
             maximum[r] = m;
             total[r] *= factor;
 #pragma unroll
             for (int i = 0; i < D / 32; i++) sum[r][i].x *= factor, sum[r][i].y *= factor, sum[r][i].z *= factor, sum[r][i].w *= factor;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                s[r][i] = exp_f32(s[r][i] - offset);
+                s[r][i] = exp_score(s[r][i] - offset);
                 total[r] += s[r][i];
             }
         }
@@ -222,7 +222,7 @@ __device__ __forceinline__ void backward_q(float* shared, const float* __restric
             for (int i = 0; i < 4; i++) {
                 const int key = row + lane_column() + 8 * i, query = first_query + r;
                 const bool seen = key <= query && query < end && key >= first_key(query, piece.begin, 0, window);
-                dp[r][i] = seen ? exp_f32(s[r][i] - row_lse[r]) * dp[r][i] : 0.0f;
+                dp[r][i] = seen ? exp_score(s[r][i] - row_lse[r]) * dp[r][i] : 0.0f;
             }
         keep(ds, dp);
         stream_rows<D, THREADS>(streamed, k, kv_stride, head_dim, row, end);
@@ -279,7 +279,7 @@ __device__ __forceinline__ void backward_kv(float* shared, const float* __restri
                 for (int i = 0; i < 4; i++) {
                     const int query = row + lane_column() + 8 * i, key = own_key + r;
                     const bool seen = key <= query && query < end_query(key, end, window);
-                    s[r][i] = seen ? exp_f32(s[r][i] - query_lse[i]) : 0.0f;
+                    s[r][i] = seen ? exp_score(s[r][i] - query_lse[i]) : 0.0f;
                     dp[r][i] *= s[r][i];
                 }
             keep(kept, s);

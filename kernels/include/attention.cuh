@@ -126,6 +126,10 @@ template <int D, int N> __device__ __forceinline__ void product_columns(float (&
     }
 }
 
+// e^x for x = a score - the largest one, or - their lse, in f32. The product with log2(e) is rounded like the scores themselves are, so
+// that it loses as many bits as they have lost: `exp_f32` would keep none of them.
+__device__ __forceinline__ float exp_score(float x) { return ex2(x * 1.4426950408889634f); }
+
 // tanh to about 1e-7 of 1, for scores of bf16 factors.
 __device__ __forceinline__ float tanh_near(float x) { return 1.0f - __fdividef(2.0f, ex2(fminf(x, 40.0f) * 2.8853900817779268f) + 1.0f); }
 // tanh(x * inner) of every score, where scores are capped.
