@@ -110,7 +110,7 @@ __device__ __forceinline__ void forward(u8* shared, const bf16* __restrict__ q, 
         forward<D>(shared, q, k, v, pieces, y, lse, heads, kv_heads, head_dim, past, window, multiplier, inner);                             \
     }
 FORWARD(32, 4)
-FORWARD(64, 4)
+FORWARD(64, 3)
 FORWARD(80, 3)
-FORWARD(96, 3)
+FORWARD(96, 2)
 FORWARD(128, 2)

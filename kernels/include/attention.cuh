@@ -23,13 +23,18 @@ __device__ __forceinline__ int end_query(int j, int end, int window) { return en
 
 // The byte where 16-byte chunk `chunk` of row `row` lies in a tile of rows of `D` bf16. Chunks are permuted within a row, so that eight
 // rows of one column, which ldmatrix reads at once, lie in eight different groups of four banks.
-template <int D> __device__ __forceinline__ u32 swizzled(int row, int chunk) {
-    constexpr int CHUNKS = D / 8;
+template <int D> struct Swizzle {
+    static constexpr int CHUNKS = D / 8, ROW = CHUNKS * 16;
     // How many chunk positions the row stride alone repeats: the rest has to come from the permutation.
-    constexpr int SHIFT = CHUNKS % 8 == 0 ? 0 : CHUNKS % 4 == 0 ? 1 : 2;
-    constexpr int MASK = (CHUNKS % 8 == 0 ? 8 : CHUNKS % 4 == 0 ? 4 : 2) - 1;
-    return (row * CHUNKS + (chunk ^ ((row >> SHIFT) & MASK))) * 16;
-}
+    static constexpr int SHIFT = CHUNKS % 8 == 0 ? 0 : CHUNKS % 4 == 0 ? 1 : 2;
+    static constexpr int MASK = (CHUNKS % 8 == 0 ? 8 : CHUNKS % 4 == 0 ? 4 : 2) - 1;
+    static __device__ __forceinline__ u32 at(int row, int chunk) { return row * ROW + ((chunk ^ ((row >> SHIFT) & MASK)) << 4); }
+    // The address of `at(row + R, chunk + C)` from that of `at(row, chunk)`, for constants R a multiple of 16 and C an even number, and
+    // row < 16, chunk < 2: one exclusive or, since a tile is aligned to more than the bits that it changes.
+    static __device__ __forceinline__ u32 moved(u32 address, int rows, int chunks) {
+        return (address ^ ((chunks & MASK) << 4)) + (chunks & ~MASK) * 16 + rows * ROW;
+    }
+};
 
 // Starts copying rows `row .. row + ROWS` of one head (`stride` elements apart) into a tile; rows from `end` on become zero.
 // `row` itself lies before `end`.
@@ -42,7 +47,7 @@ __device__ __forceinline__ void copy_tile(u32 tile, const bf16* __restrict__ hea
         if (TOTAL % THREADS != 0 && index >= TOTAL) break;
         const int r = index / CHUNKS, chunk = index % CHUNKS;
         const bool valid = row + r < end;
-        cp_async_16(tile + swizzled<D>(r, chunk), head + (u64)(u32)(valid ? row + r : row) * stride + chunk * 8, valid ? 16 : 0);
+        cp_async_16(tile + Swizzle<D>::at(r, chunk), head + (u64)(u32)(valid ? row + r : row) * (u32)stride + chunk * 8, valid ? 16 : 0);
     }
 }
 
@@ -51,17 +56,17 @@ __device__ __forceinline__ void copy_tile(u32 tile, const bf16* __restrict__ hea
 // a: 16 rows from `row`, 16 columns from `column`.
 template <int D> __device__ __forceinline__ void load_a(u32 (&a)[4], u32 tile, int row, int column) {
     const int lane = threadIdx.x % WARP;
-    ldmatrix_x4(a, tile + swizzled<D>(row + lane % 16, column / 8 + lane / 16));
+    ldmatrix_x4(a, Swizzle<D>::moved(tile + Swizzle<D>::at(lane % 16, lane / 16), row, column / 8));
 }
 // Two b whose columns n are tile rows: (b[0], b[1]) is rows `row .. row + 8`, (b[2], b[3]) the next eight; k is 16 tile columns.
 template <int D> __device__ __forceinline__ void load_b(u32 (&b)[4], u32 tile, int row, int column) {
     const int lane = threadIdx.x % WARP;
-    ldmatrix_x4(b, tile + swizzled<D>(row + lane % 8 + lane / 16 * 8, column / 8 + lane / 8 % 2));
+    ldmatrix_x4(b, Swizzle<D>::moved(tile + Swizzle<D>::at(lane % 8 + lane / 16 * 8, lane / 8 % 2), row, column / 8));
 }
 // Two b whose columns n are tile columns: (b[0], b[1]) is columns `column .. column + 8`, (b[2], b[3]) the next eight; k is 16 tile rows.
 template <int D> __device__ __forceinline__ void load_b_trans(u32 (&b)[4], u32 tile, int row, int column) {
     const int lane = threadIdx.x % WARP;
-    ldmatrix_x4_trans(b, tile + swizzled<D>(row + lane % 16, column / 8 + lane / 16));
+    ldmatrix_x4_trans(b, Swizzle<D>::moved(tile + Swizzle<D>::at(lane % 16, lane / 16), row, column / 8));
 }
 
 // Where a thread's elements of an accumulator c lie in its 16x8 block: element j is row `row(j)`, column `column(j)`.
