@@ -79,7 +79,7 @@ pub(super) fn compile(toolkit: &Toolkit, nvrtc: &Nvrtc, source: &Source) -> Resu
     for version in VERSIONS {
         let stamped = ptx::with_version(&text, version);
         files::write(&path, &stamped)?;
-        if ptxas::accepts(toolkit, &path)? {
+        if ptxas::cubin(toolkit, &path)?.is_some() {
             return Ok(stamped);
         }
     }

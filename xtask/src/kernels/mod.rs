@@ -7,9 +7,12 @@ mod build; // NVRTC over all sources
 mod cfg; // loops of machine code
 mod check; // the gate's step
 mod files; // what is written, and programs that are run for their output
+mod mutate; // would the tests notice?
 mod nvrtc; // NVIDIA's compiler as a function
+mod operators; // what a mutant is
 mod ptx; // the little that is read of PTX here
 mod ptxas; // machine code and resources
+mod race; // a static verifier on launches
 mod sass; // what the machine code is made of
 mod toolkit; // where NVIDIA's programs are
 
@@ -29,6 +32,12 @@ pub(crate) struct Options {
     /// Site-packages with NVIDIA's compiler, where it is not in target/kernels-venv
     #[arg(long, value_name = "DIR")]
     wheels: Option<PathBuf>,
+    /// Mutants of each kernel
+    #[arg(long, default_value_t = 40, requires = "mutate")]
+    count: usize,
+    /// Which mutants: the same for the same seed
+    #[arg(long, default_value_t = 7, requires = "mutate")]
+    seed: u64,
 }
 
 #[derive(Args)]
@@ -40,6 +49,12 @@ struct What {
     /// Install NVIDIA's compiler and the race prover into target/kernels-venv (Python 3 with venv; about 170 MB)
     #[arg(long)]
     install: bool,
+    /// Prove the absence of races at the launches of kernels/race.toml, or only for kernels whose names contain one of these
+    #[arg(long, num_args = 0.., value_name = "KERNEL")]
+    race: Option<Vec<String>>,
+    /// Change single instructions, and see whether the tests notice; all kernels, or those whose names contain one of these
+    #[arg(long, num_args = 0.., value_name = "KERNEL")]
+    mutate: Option<Vec<String>>,
 }
 
 /// What is known of a kernel's machine code on one architecture.
@@ -58,11 +73,17 @@ struct Measured {
 /// # Errors
 /// [`crate::error::Error::NoWheels`] without NVIDIA's compiler, and those of what is done.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let wheels = options.wheels.as_deref();
-    match options.what {
-        What { install: true, .. } => toolkit::install(),
-        What { check: true, .. } => check::run(&Toolkit::find(wheels)?),
-        _ => build::run(&Toolkit::find(wheels)?),
+    if options.what.install {
+        return toolkit::install();
+    }
+    let toolkit = Toolkit::find(options.wheels.as_deref())?;
+    match &options.what {
+        What { check: true, .. } => check::run(&toolkit),
+        What { race: Some(only), .. } => race::run(&toolkit, only),
+        What { mutate: Some(only), .. } => {
+            mutate::run(&toolkit, only, mutate::Sample { count: options.count, seed: options.seed })
+        }
+        _ => build::run(&toolkit),
     }
 }
 

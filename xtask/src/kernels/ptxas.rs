@@ -27,16 +27,17 @@ pub(super) fn assemble(toolkit: &Toolkit, ptx: &Path, arch: u32, cubin: &Path) -
     parse(&messages).ok_or_else(|| Error::Unreadable { tool: "ptxas", file: ptx.into(), what: "what `-v` printed" })
 }
 
-/// Whether ptxas takes `ptx` for sm_80.
+/// The machine code of `ptx` for sm_80, or `None` when ptxas refuses it.
 ///
 /// # Errors
-/// [`Error::Start`].
-pub(super) fn accepts(toolkit: &Toolkit, ptx: &Path) -> Result<bool> {
-    let cubin = files::scratch("accepted.cubin")?;
+/// [`Error::Start`], [`Error::Read`].
+pub(super) fn cubin(toolkit: &Toolkit, ptx: &Path) -> Result<Option<Vec<u8>>> {
+    let cubin = ptx.with_extension("cubin");
     let mut command = std::process::Command::new(&toolkit.ptxas);
-    command.arg("-arch=sm_80").arg(ptx).arg("-o").arg(cubin);
+    command.arg("-arch=sm_80").arg(ptx).arg("-o").arg(&cubin);
     let done = command.output().map_err(|source| Error::Start { command: crate::project::shown(&command), source })?;
-    Ok(done.status.success())
+    let read = || std::fs::read(&cubin).map_err(|source| Error::Read { path: cubin.clone(), source });
+    done.status.success().then(read).transpose()
 }
 
 /// What `ptxas -v` printed, kernel by kernel. `None` for a form that is not known: better no figures than wrong ones.
