@@ -37,6 +37,12 @@ pub trait Backend: Send + Sync + Debug {
     /// Rows `at..at + src.n_rows()` of `dst` become `src`. Both f32.
     fn write_rows(&self, dst: &mut Tensor, at: usize, src: &Tensor) -> Result<()>;
 
+    /// Runs `work`, which queues operations of this backend and downloads nothing: a device may collect them and take them as one (a CUDA
+    /// graph), where launching hundreds of small kernels one by one would take longer than running them. The default runs it.
+    fn graph(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        work()
+    }
+
     // ---- element-wise, f32 ----
 
     /// `y = a + b`.

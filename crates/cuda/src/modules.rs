@@ -1,0 +1,13 @@
+//! The kernels' PTX, part of the program: the user's driver compiles it for the device at hand.
+
+/// Names and texts. `cargo xtask kernels` makes the texts from `kernels/*.cu`.
+pub const MODULES: &[(&str, &str)] = &[
+    ("activation", include_str!("../../../kernels/ptx/activation.ptx")),
+    ("elementwise", include_str!("../../../kernels/ptx/elementwise.ptx")),
+    ("embed", include_str!("../../../kernels/ptx/embed.ptx")),
+    ("loss", include_str!("../../../kernels/ptx/loss.ptx")),
+    ("norm", include_str!("../../../kernels/ptx/norm.ptx")),
+    ("optimizer", include_str!("../../../kernels/ptx/optimizer.ptx")),
+    ("rope", include_str!("../../../kernels/ptx/rope.ptx")),
+    ("statistics", include_str!("../../../kernels/ptx/statistics.ptx")),
+];
