@@ -59,3 +59,8 @@ __device__ __forceinline__ u16 f16_from_f32(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
 }
+
+// Two floats to shared memory at once; `to` is a multiple of 8.
+__device__ __forceinline__ void store_shared_f32x2(u32 to, float x, float y) {
+    asm volatile("st.shared.v2.f32 [%0], {%1,%2};\n" ::"r"(to), "f"(x), "f"(y) : "memory");
+}
