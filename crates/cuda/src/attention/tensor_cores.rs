@@ -58,7 +58,7 @@ arguments! {
     }
 }
 
-/// Threads of a block, and the rows that it owns.
+/// Threads of a block, and the rows that it owns in the backward.
 const THREADS: u32 = 128;
 const ROWS: usize = 64;
 /// Queries of a step of `attention_backward_kv_mma_*`, and its stages.
@@ -68,22 +68,31 @@ const STAGES: u32 = 2;
 /// The kernels for one width of heads.
 struct Kernels {
     padded: u32,
+    /// Queries of a block of the forward.
+    queries: usize,
     forward: &'static str,
     backward_q: &'static str,
     backward_kv: &'static str,
 }
 
 macro_rules! kernels {
-    ($($padded:literal),+) => {
+    ($($padded:literal of $queries:literal queries),+) => {
         [$(Kernels {
             padded: $padded,
+            queries: $queries,
             forward: concat!("attention_mma_", $padded),
             backward_q: concat!("attention_backward_q_mma_", $padded),
             backward_kv: concat!("attention_backward_kv_mma_", $padded),
         }),+]
     };
 }
-const KERNELS: [Kernels; 5] = kernels!(32, 64, 80, 96, 128);
+const KERNELS: [Kernels; 5] = kernels!(
+    32 of 128 queries,
+    64 of 128 queries,
+    80 of 128 queries,
+    96 of 128 queries,
+    128 of 64 queries
+);
 
 fn kernels(head_dim: usize) -> Option<&'static Kernels> {
     KERNELS.iter().find(|k| head_dim <= k.padded as usize)
@@ -188,7 +197,7 @@ pub(super) fn forward(
     let Scores { factor, multiplier, inner, .. } = Scores::of(spec);
     let Sizes { heads, kv_heads, head_dim, past, window, .. } = sizes;
     let rounded = Rounded::of(device, op, inputs, spec, sizes, kernels.padded, factor)?;
-    let list = pieces(spec, ROWS, Rows::Queries);
+    let list = pieces(spec, kernels.queries, Rows::Queries);
     let pieces = device.upload_slice(op, &list)?;
     let (q, k, v) = (rounded.q.address(), rounded.k.address(), rounded.v.address());
     let pieces = pieces.address();
