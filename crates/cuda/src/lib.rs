@@ -8,7 +8,9 @@ mod driver; // the driver API behind safe types
 mod elementwise; // sums, conversions
 mod embed; // rows of a table
 mod gemm; // matrix products
+mod grid; // elements and rows shared out to threads
 mod kernel; // argument structs, launches
+mod layer_norm; // LayerNorm, which the trait has not
 mod loss; // rows of logits
 mod memory; // a caching allocator
 mod modules; // the kernels' PTX
@@ -16,11 +18,13 @@ mod norm; // normalisation
 mod optimizer; // AdamW
 mod rope; // rotary embeddings
 mod staging; // page-locked memory between host and device
+mod statistics; // sums for calibration
 
 pub use backend::Cuda;
 pub use kernel::{Field, Kind, Signature};
 pub use memory::{Allocation, Held};
 pub use modules::MODULES;
+pub use statistics::{ColumnStatistics, RowProducts};
 
 /// The arguments of every kernel, for checks against the PTX.
 pub fn signatures() -> Vec<Signature> {
@@ -30,10 +34,12 @@ pub fn signatures() -> Vec<Signature> {
         elementwise::SIGNATURES,
         embed::SIGNATURES,
         gemm::SIGNATURES,
+        layer_norm::SIGNATURES,
         loss::SIGNATURES,
         norm::SIGNATURES,
         optimizer::SIGNATURES,
         rope::SIGNATURES,
+        statistics::SIGNATURES,
     ];
     parts.concat()
 }
