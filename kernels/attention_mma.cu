@@ -11,11 +11,11 @@ constexpr int THREADS = 128, WARPS = THREADS / WARP;
 
 template <int D, int M, int KEYS>
 __device__ __forceinline__ void forward(u8* shared, const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
-                                        const u32* __restrict__ pieces, float* __restrict__ y, float* __restrict__ lse, int heads,
+                                        const u32* __restrict__ pieces, float* __restrict__ y, float* __restrict__ lse, int tokens, int heads,
                                         int kv_heads, int head_dim, int past, int window, float multiplier, float inner) {
     constexpr int ROWS = 16 * M, QUERIES = WARPS * ROWS;
     const int warp = threadIdx.x / WARP, head = blockIdx.y, kv_stride = kv_heads * D;
-    const Piece piece = piece_of_block(pieces);
+    const Piece piece = piece_of_block<QUERIES, Of::Queries>(pieces, tokens);
     const u32 k_tile = shared_address(shared), v_tile = k_tile + KEYS * D * 2;
     k += head / (heads / kv_heads) * D;
     v += head / (heads / kv_heads) * D;
@@ -126,12 +126,12 @@ __device__ __forceinline__ void forward(u8* shared, const bf16* __restrict__ q, 
 #define FORWARD(D, M, KEYS, BLOCKS)                                                                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_mma_##D(                                                         \
         const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v, const u32* __restrict__ pieces,                  \
-        float* __restrict__ y, float* __restrict__ lse, int heads, int kv_heads, int head_dim, int past, int window, float multiplier,       \
+        float* __restrict__ y, float* __restrict__ lse, int tokens, int heads, int kv_heads, int head_dim, int past, int window, float multiplier,       \
         float inner) {                                                                                                                       \
         __shared__ __align__(128) u8 shared[(KEYS + 64 * M) * D * 2];                                                                        \
-        forward<D, M, KEYS>(shared, q, k, v, pieces, y, lse, heads, kv_heads, head_dim, past, window, multiplier, inner);                             \
+        forward<D, M, KEYS>(shared, q, k, v, pieces, y, lse, tokens, heads, kv_heads, head_dim, past, window, multiplier, inner);                             \
     }
-FORWARD(32, 2, 64, 3)
+FORWARD(32, 2, 64, 2)
 FORWARD(64, 2, 64, 2)
 FORWARD(80, 2, 32, 2)
 FORWARD(96, 2, 32, 2)

@@ -49,7 +49,7 @@ __device__ __forceinline__ void backward_kv(u8* shared, const bf16* __restrict__
                                             float scale_k) {
     constexpr u32 TILE = QUERIES * D * 2, STAGE = 2 * TILE + 2 * QUERIES * sizeof(float);
     const int warp = threadIdx.x / WARP, kv_head = blockIdx.y, group = heads / kv_heads;
-    const Piece piece = piece_of_block(pieces);
+    const Piece piece = piece_of_block<ROWS, Of::Keys>(pieces, tokens);
     const u32 k_tile = shared_address(shared), v_tile = k_tile + ROWS * D * 2, stages = v_tile + ROWS * D * 2;
 
     const int last_key = min(piece.first + ROWS, piece.end) - 1;
@@ -127,7 +127,7 @@ __device__ __forceinline__ void backward_q(u8* shared, const bf16* __restrict__ 
                                            int head_dim, int window, float multiplier, float inner, float scale_q) {
     constexpr u32 TILE = KEYS * D * 2;
     const int warp = threadIdx.x / WARP, head = blockIdx.y;
-    const Piece piece = piece_of_block(pieces);
+    const Piece piece = piece_of_block<ROWS, Of::Queries>(pieces, tokens);
     const u32 base = shared_address(shared);
     k += head / (heads / kv_heads) * D;
     v += head / (heads / kv_heads) * D;

@@ -7,11 +7,14 @@
 
 constexpr float LN_2 = 0.6931471805599453f;
 
-// A block's piece of a sequence: rows `first ..` of the sequence whose rows are `begin .. end`. The host lists those with most work first.
+// A block's piece of a sequence: rows `first ..` of the sequence whose rows are `begin .. end`. The host lists those with most work first;
+// without a list all rows are one sequence, cut into pieces of `ROWS`. Late queries see most keys, early keys are seen by most queries.
 struct Piece {
     int first, begin, end;
 };
-__device__ __forceinline__ Piece piece_of_block(const u32* __restrict__ pieces) {
+enum class Of { Queries, Keys };
+template <int ROWS, Of OF> __device__ __forceinline__ Piece piece_of_block(const u32* __restrict__ pieces, int tokens) {
+    if (pieces == nullptr) return {(int)(OF == Of::Queries ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * ROWS, 0, tokens};
     const uint4 p = reinterpret_cast<const uint4*>(pieces)[blockIdx.x];
     return {(int)p.x, (int)p.y, (int)p.z};
 }
