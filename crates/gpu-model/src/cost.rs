@@ -19,8 +19,16 @@ pub const GRAPH_GAP: f64 = 0.5e-6;
 /// end of what is commonly measured for a driver call of its own with checked arguments.
 pub const HOST_LAUNCH: f64 = 4e-6;
 
+/// What the processor takes to put one kernel into a graph that is captured anew for each token, and to update the last one by it.
+/// Assumption: 1.5 us, less than a launch, since nothing goes to the device.
+pub const GRAPH_CAPTURE: f64 = 1.5e-6;
+
 /// What the processor takes to launch a whole graph. Assumption: 10 us, a few calls.
 pub const GRAPH_LAUNCH: f64 = 10e-6;
+
+/// What it costs when the processor waits for a number: the GPU runs dry, a few bytes are copied, the next launch starts from nothing.
+/// Assumption: 15 us.
+pub const HOST_WAIT: f64 = 15e-6;
 
 /// What one or more launches of a kernel do. Numbers are of all launches together; instructions are of warps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,6 +1,6 @@
 //! Every number that is no count: what it is called, its value, why it is that.
 use crate::{
-    cost::{GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, MEMORY_LATENCY, STREAM_GAP},
+    cost::{GRAPH_CAPTURE, GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, HOST_WAIT, MEMORY_LATENCY, STREAM_GAP},
     gemm::{TILES, VECTOR_ROWS},
     gpu::Gpu,
     plan::HEAD_CHUNK_BYTES,
@@ -60,6 +60,18 @@ pub fn assumptions(gpu: &Gpu) -> Vec<Assumption> {
             HOST_LAUNCH * 1e6,
             "us",
             "assumed: the processor's time for one launch; work of shorter kernels waits for it",
+        ),
+        one(
+            "GRAPH_CAPTURE",
+            GRAPH_CAPTURE * 1e6,
+            "us",
+            "assumed: the processor's time for one kernel of a graph, which is made anew for each token",
+        ),
+        one(
+            "HOST_WAIT",
+            HOST_WAIT * 1e6,
+            "us",
+            "assumed: lost where the processor waits for a number: a token's logits, a chunk's loss, a gradient's norm",
         ),
         one("GRAPH_LAUNCH", GRAPH_LAUNCH * 1e6, "us", "assumed: the processor's time for one graph"),
         one(

@@ -10,7 +10,9 @@ mod plan; // the kernels of a pass, in order
 mod predict; // the question and the answer
 mod shape; // architectures, published models
 
-pub use cost::{Counts, GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, Limit, MEMORY_LATENCY, STREAM_GAP};
+pub use cost::{
+    Counts, GRAPH_CAPTURE, GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, HOST_WAIT, Limit, MEMORY_LATENCY, STREAM_GAP,
+};
 pub use explain::{Assumption, assumptions};
 pub use gemm::{Step, TILES, Tile, VECTOR_ROWS, Weights};
 pub use gpu::{A100, GPUS, Gpu, H100, RTX4090, SCHEDULERS};

@@ -348,7 +348,7 @@ fn prediction_json(gpu: &Gpu, p: &Prediction, work: &Work) -> Value {
     });
     json!({
         "label": LABEL, "work": name_of(work), "seconds": p.seconds, "gpu_seconds": p.gpu_seconds, "host_seconds": p.host_seconds,
-        "gap_seconds": p.gap_seconds, "layer_seconds": p.layers, "tokens_per_second": p.tokens / p.seconds, "flops": p.flops(),
+        "wait_seconds": p.wait_seconds, "gap_seconds": p.gap_seconds, "layer_seconds": p.layers, "tokens_per_second": p.tokens / p.seconds, "flops": p.flops(),
         "dram_bytes": p.dram_bytes(), "launches": p.launches(), "fits": p.memory.fits(gpu),
         "memory_bytes": {
             "weights": p.memory.weights, "teacher": p.memory.teacher, "training": p.memory.training, "cache": p.memory.cache,
