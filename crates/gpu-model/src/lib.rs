@@ -17,7 +17,8 @@ pub use explain::{Assumption, assumptions};
 pub use gemm::{Step, TILES, Tile, VECTOR_ROWS, Weights};
 pub use gpu::{A100, GPUS, Gpu, H100, RTX4090, SCHEDULERS};
 pub use papers::{
-    Comparison, DIFFERENCES, PUBLISHED, Published, STUDENT_BATCH, TEACHER, TEACHER_BATCH, compare_papers, throughput,
+    Comparison, DIFFERENCES, PUBLISHED, Published, STUDENT_BATCH, TEACHER, TEACHER_BATCH, compare_papers,
+    mean_speed_ups, throughput,
 };
 pub use plan::{HEAD_CHUNK_BYTES, Kernel, Part};
 pub use predict::{LABEL, Memory, Prediction, RESERVED, Work, predict};
