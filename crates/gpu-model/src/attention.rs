@@ -229,13 +229,17 @@ impl Attention {
             sfu: steps * heads * (1.0 + at_once),
             ..Counts::default()
         };
-        let splits = (keys / self.sequences / DECODE_SPLIT).ceil();
+        let keys = keys / self.sequences;
+        let split = ((keys / DECODE_SPLITS / DECODE_KEYS).ceil() * DECODE_KEYS).max(DECODE_KEYS);
+        let splits = (keys / split).ceil();
         Launch { trips: 3.0, ..Launch::even(counts, self.sequences * self.kv_heads * visits * splits, 4.0) }
     }
 }
 
-/// Keys of one block when a single query reads a long cache.
-const DECODE_SPLIT: f64 = 256.0;
+/// Keys of a split are a multiple of these.
+const DECODE_KEYS: f64 = 64.0;
+/// Splits of a cache, at most.
+const DECODE_SPLITS: f64 = 64.0;
 /// Instructions of a step of decoding that all heads share: addresses, loads, bounds. Machine code of `attention_decode_f32_16_4`.
 const DECODE_STEP: f64 = 93.0;
 /// Instructions of a step for one head beside its products and its sums over lanes: maximum, exponentials, rescaling. Machine code.
