@@ -80,7 +80,13 @@ pub fn assumptions(gpu: &Gpu) -> Vec<Assumption> {
             "bytes",
             "logits in memory at a time when a loss is fused with its head (paring-ops)",
         ),
-        one("VECTOR_ROWS", f64::from(VECTOR_ROWS), "rows", "that one pass over a weight serves without tensor cores"),
+        one("VECTOR_ROWS", f64::from(VECTOR_ROWS[0]), "rows", "of activations that one pass over a bf16 weight serves"),
+        one(
+            "VECTOR_ROWS",
+            f64::from(VECTOR_ROWS[1]),
+            "rows",
+            "that one pass over any other weight serves; quantised weights know no tiles, and pass again for every eight",
+        ),
         one("RESERVED", RESERVED, "bytes", "assumed: what the driver and the allocator keep of the memory"),
     ];
     for tile in &TILES {

@@ -148,8 +148,15 @@ impl<'a> Plan<'a> {
             Role::Dw => Product { m: outputs, n: inputs, k: rows, accumulate: true },
         };
         let mut ways: Vec<Vec<(&'static str, Launch)>> = Vec::new();
-        if role == Role::Forward && (rows <= f64::from(VECTOR_ROWS) || self.weights.is_quantised()) {
-            ways.push(vec![("vectors", vectors(self.weights, &p))]);
+        let [bf16_rows, other_rows] = VECTOR_ROWS.map(f64::from);
+        let few = if self.weights == Weights::Bf16 { bf16_rows } else { other_rows };
+        if role == Role::Forward && (rows <= few || self.weights.is_quantised()) {
+            // The host takes no tiles then, and has none for quantised weights.
+            if self.weights.is_quantised() {
+                self.band(op, "quantise_rows", p.m * p.k, p.m * p.k * (F32 + 1.25), 6.0);
+            }
+            let (kernel, launch) = vectors(self.gpu, self.weights, &p);
+            return self.push(op, kernel, &launch, 1.0);
         }
         let splits = [1.0, 2.0, 4.0, 8.0, 16.0];
         for splits in splits.into_iter().filter(|s| *s == 1.0 || 256.0 * s <= p.k) {
@@ -157,13 +164,13 @@ impl<'a> Plan<'a> {
                 if splits > 1.0 {
                     let values = p.m * p.n;
                     let passes = splits + if p.accumulate { 2.0 } else { 1.0 };
-                    way.push(("split sum", band(values, passes * F32 * values, splits)));
+                    way.push(("gemm_reduce", band(values, passes * F32 * values, splits)));
                 }
                 way
             };
             if self.weights == Weights::F32 {
                 for tile in &LANE_TILES {
-                    ways.push(reduce(vec![("gemm f32", lanes(self.gpu, tile, &p, splits))]));
+                    ways.push(reduce(vec![(tile.name, lanes(self.gpu, tile, &p, splits))]));
                 }
             } else {
                 for tile in &TILES {
@@ -185,14 +192,10 @@ impl<'a> Plan<'a> {
 
     /// The factors of a tensor-core product that are not bf16 yet.
     fn casts(&self, p: &Product, role: Role) -> Vec<(&'static str, Launch)> {
-        let cast = |values: f64, from: f64| ("to bf16", band(values, values * (from + BF16), 1.0));
+        let cast = |values: f64| ("cast_rows", band(values, values * (F32 + BF16), 1.0));
         match role {
-            // The weight is bf16 already, or is unpacked first.
-            Role::Forward if self.weights.is_quantised() => {
-                vec![cast(p.m * p.k, F32), cast(p.n * p.k, self.weights.bytes())]
-            }
-            Role::Forward | Role::Dx { .. } => vec![cast(p.m * p.k, F32)],
-            Role::Dw => vec![cast(p.m * p.k, F32), cast(p.n * p.k, F32)],
+            Role::Forward | Role::Dx { .. } => vec![cast(p.m * p.k)],
+            Role::Dw => vec![cast(p.m * p.k), cast(p.n * p.k)],
         }
     }
 
