@@ -21,10 +21,20 @@ pub(crate) enum Error {
     Red(usize),
     /// The gate has no step of this name.
     NoStep(String),
-    /// Kernels without a check.
-    Unchecked(Vec<String>),
-    /// A task that the project does not do yet.
-    NotBuilt(&'static str),
+    /// A file of the project could not be written.
+    Write { path: PathBuf, source: io::Error },
+    /// A file of the project is no valid TOML, or does not say what it should.
+    Toml { path: PathBuf, source: Box<toml::de::Error> },
+    /// What kernels are compiled with is not installed here.
+    NoWheels(PathBuf),
+    /// A CUDA compiler refused a source.
+    Compile { file: PathBuf, log: String },
+    /// A tool printed something in a form that is not known.
+    Unreadable { tool: &'static str, file: PathBuf, what: &'static str },
+    /// This many checks of kernels failed; each was printed.
+    Kernels(usize),
+    /// No kernel has this name.
+    NoKernel(String),
 }
 
 /// The result of a task.
@@ -34,7 +44,7 @@ impl Error {
     /// What the shell sees: 2 for what was asked wrongly, the failed program's own code where there is one, else 1.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Error::NotBuilt(_) | Error::NoStep(_) => ExitCode::from(2),
+            Error::NoStep(_) | Error::NoKernel(_) => ExitCode::from(2),
             Error::Failed { code: Some(code), .. } => ExitCode::from(u8::try_from(*code).unwrap_or(1)),
             _ => ExitCode::FAILURE,
         }
@@ -55,10 +65,19 @@ impl fmt::Display for Error {
             Error::Red(1) => write!(f, "1 step failed"),
             Error::Red(n) => write!(f, "{n} steps failed"),
             Error::NoStep(name) => write!(f, "no step contains `{name}`; `cargo xtask test --list` names them"),
-            Error::Unchecked(files) => {
-                write!(f, "kernels without a check: {}; add theirs to xtask/src/kernels.rs", files.join(", "))
-            }
-            Error::NotBuilt(what) => write!(f, "{what}"),
+            Error::Write { path, source } => write!(f, "cannot write {}: {source}", path.display()),
+            Error::Toml { path, source } => write!(f, "{}: {source}", path.display()),
+            Error::NoWheels(path) => write!(
+                f,
+                "NVIDIA's compiler is not in {}: `cargo xtask kernels --install` installs it (Python 3 with venv; about 170 MB), \
+                 and `--wheels DIR` names the site-packages of another place",
+                path.display()
+            ),
+            Error::Compile { file, log } => write!(f, "{} does not compile:\n{log}", file.display()),
+            Error::Unreadable { tool, file, what } => write!(f, "{tool} on {}: cannot read {what}", file.display()),
+            Error::Kernels(1) => write!(f, "1 check of the kernels failed"),
+            Error::Kernels(n) => write!(f, "{n} checks of the kernels failed"),
+            Error::NoKernel(name) => write!(f, "no kernel's name contains `{name}`"),
         }
     }
 }
@@ -66,7 +85,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Start { source, .. } | Error::Read { source, .. } => Some(source),
+            Error::Start { source, .. } | Error::Read { source, .. } | Error::Write { source, .. } => Some(source),
+            Error::Toml { source, .. } => Some(source),
             Error::Metadata(source) => Some(source),
             _ => None,
         }

@@ -4,7 +4,7 @@ mod bench; // our speed beside others' and beside the machine's limits
 mod compress; // the program, built in release mode
 mod error;
 mod fixtures; // the embedded teacher and its corpus
-mod kernels; // CUDA, one day
+mod kernels; // CUDA: compiled, and checked as far as no GPU is needed
 mod project; // where the project is, and how its commands are run
 mod test; // the gate
 mod tidy; // arrows and invariants
@@ -46,12 +46,8 @@ enum Task {
     /// Make the committed fixtures again
     #[command(subcommand)]
     Fixtures(fixtures::Fixture),
-    /// The CUDA kernels (not built yet)
-    Kernels {
-        /// Only check that every kernel in kernels/ is covered by a check
-        #[arg(long)]
-        check: bool,
-    },
+    /// Compile the CUDA kernels to PTX, or check what they became
+    Kernels(kernels::Options),
 }
 
 fn main() -> ExitCode {
@@ -62,7 +58,7 @@ fn main() -> ExitCode {
         Task::Tidy { arrows: false } => tidy::run(),
         Task::Bench { args } => bench::run(&args),
         Task::Fixtures(fixture) => fixtures::run(&fixture),
-        Task::Kernels { check } => kernels::run(check),
+        Task::Kernels(options) => kernels::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

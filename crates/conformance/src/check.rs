@@ -38,6 +38,12 @@ impl Bound {
     }
 }
 
+impl Bound {
+    /// The bound of products whose factors one side rounds to bf16, each by up to 2^-9: four factors in a row make 2^-7, and their
+    /// errors have either sign.
+    pub const FACTORS: Bound = Bound { each: 7.8e-3, nmse: 1e-5 };
+}
+
 /// Below the smallest normal f32 a backend may flush to zero.
 const FLOOR: f64 = f32::MIN_POSITIVE as f64;
 
@@ -237,11 +243,14 @@ impl Expected {
             if let Some(index) = got.tensors[i].iter().zip(&again.tensors[i]).position(differs) {
                 return Err(Reason::Unrepeatable { output, index });
             }
+            let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
             report.include(match &self.sizes[i] {
                 Size::Exact => compare_bits(output, &got.tensors[i], &want.tensors[i])?,
                 Size::Rounded(dtype, sizes) => {
-                    let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
                     compare_rounded(output, &wide(&got.tensors[i]), &wide(&want.tensors[i]), sizes, Bound::of(*dtype))?
+                }
+                Size::Factors(sizes) => {
+                    compare_rounded(output, &wide(&got.tensors[i]), &wide(&want.tensors[i]), sizes, Bound::FACTORS)?
                 }
             });
         }

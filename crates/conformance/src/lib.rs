@@ -15,6 +15,7 @@ pub use case::{Case, Prepared};
 pub use check::{Bound, Failure, Reason, Report, check};
 pub use op::{Op, Wanted};
 pub use random::random_shapes;
+pub use refuse::check_refusals;
 pub use table::cases;
 pub use values::Values;
 

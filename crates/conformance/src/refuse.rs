@@ -65,7 +65,7 @@ enum Change {
 }
 
 /// Every call that should have been refused and was not, or not in time.
-pub(crate) fn check_refusals(backend: &dyn Backend) -> Vec<Failure> {
+pub fn check_refusals(backend: &dyn Backend) -> Vec<Failure> {
     let (mut failures, mut wrong) = (Vec::new(), Vec::new());
     let mut attempt = |name: String, call: &Call, change: Option<(usize, Change)>, expected: Expected| {
         // The default methods of the heads write rows as they go: what is wrong with a later operand shows after that. And only a backend

@@ -19,6 +19,8 @@ pub(crate) enum Size {
     Exact,
     /// By the size of each element, in the bounds of a type.
     Rounded(DType, Vec<f64>),
+    /// By the size of each element, where one side may have rounded factors to bf16 and the other not.
+    Factors(Vec<f64>),
 }
 
 /// Sizes of the output tensors, and of the returned numbers, where 0 is exact.
@@ -46,8 +48,8 @@ pub(crate) fn sizes(case: &Case, call: &Call, want: &Outcome) -> Result<Sizes> {
         Op::ActivationBackward { act, .. } => (f32s(vec![activation::activation_backward(call, *act)]), Vec::new()),
         Op::RmsNormBackward { d, accum, .. } => (f32s(rms_norm_backward(call, *d, *accum)), Vec::new()),
         Op::Rope { heads, h, .. } => (f32s(vec![rope(call, *heads, *h)]), Vec::new()),
-        Op::Attention { spec, .. } => (f32s(attention(call, spec)), Vec::new()),
-        Op::AttentionBackward { spec } => (f32s(attention_backward(call, spec)), Vec::new()),
+        Op::Attention { spec, .. } => (attended(spec, attention(call, spec)), Vec::new()),
+        Op::AttentionBackward { spec } => (attended(spec, attention_backward(call, spec)), Vec::new()),
         Op::CrossEntropyRows { t, v, ignore_every } => {
             let (gradient, loss) = cross_entropy(&wide(&call.outputs[0]), &case.targets(*t, *v, *ignore_every), *v);
             (f32s(vec![gradient]), vec![loss])
@@ -198,6 +200,15 @@ fn probabilities(q: &[f64], k: &[f64], keys: std::ops::Range<usize>, kv: usize, 
     let (p, lse, _) = softmax(&scores);
     // The log of the normaliser is kept in f32, and backward starts from that.
     Probabilities { p, size: 1.0 + largest + lse.abs(), slope }
+}
+
+/// Sizes in the bound of what the spec allows to be rounded.
+fn attended(spec: &AttnSpec, sizes: Vec<Vec<f64>>) -> Vec<Size> {
+    let size = |sizes| match spec.compute {
+        DType::BF16 => Size::Factors(sizes),
+        _ => Size::Rounded(DType::F32, sizes),
+    };
+    sizes.into_iter().map(size).collect()
 }
 
 fn attention(call: &Call, spec: &AttnSpec) -> Vec<Vec<f64>> {

@@ -170,6 +170,23 @@ fn attention() -> Vec<Case> {
         backward.into_iter().chain([Op::Attention { spec, spare: 1 }])
     });
     cases.extend(cross(specs, &values));
+    // Where factors may be rounded to bf16: heads of the widths that tensor cores are used for, and one that is none of them.
+    let rounded = [
+        packed(2, 1, 64, &[0, 3, 3, 70]),
+        packed(4, 1, 128, &[0, 65]),
+        packed(3, 1, 80, &[0, 17, 33]),
+        packed(2, 2, 96, &[0, 129]),
+        packed(2, 1, 20, &[0, 40]),
+        AttnSpec { window: Some(20), softcap: Some(5.0), ..packed(4, 2, 64, &[0, 90, 150]) },
+        AttnSpec::cached(4, 2, 64, 1, 130),
+        AttnSpec { window: Some(50), ..AttnSpec::cached(2, 1, 128, 33, 70) },
+    ];
+    let rounded = rounded.into_iter().flat_map(|spec| {
+        let spec = AttnSpec { compute: BF16, ..spec };
+        let backward = (spec.past == 0).then(|| Op::AttentionBackward { spec: spec.clone() });
+        backward.into_iter().chain([Op::Attention { spec, spare: 2 }])
+    });
+    cases.extend(cross(rounded, &[Values::Normal, OUTLIERS[0], Values::Zeros]));
     // Scores of some thousands: one key takes all, and which one depends on the last bits of none.
     let steep = AttnSpec { scale: 0.25, ..packed(4, 2, 16, &[0, 5, 70]) };
     cases.extend(cross(

@@ -3,6 +3,7 @@ use paring_exec::Ctx;
 use paring_model::{Batch, Model};
 use paring_ops::Backend;
 use paring_sampling::Sampler;
+use paring_tensor::Tensor;
 use std::{fmt, time::Instant};
 
 /// What to generate.
@@ -126,8 +127,28 @@ pub fn generate(
         if !emit(token) || tokens.len() == request.max_tokens {
             break;
         }
-        let x = model.hidden(&mut cx, &Batch::continuing(&[token], cache.len()), Some(&mut cache))?.tensor;
-        logits = backend.download(&model.logits(backend, &x)?)?;
+        // One token is hundreds of small operations: a device may take them as one.
+        let mut step = || -> Result<Tensor, paring_model::Error> {
+            let x = model.hidden(&mut cx, &Batch::continuing(&[token], cache.len()), Some(&mut cache))?.tensor;
+            model.logits(backend, &x)
+        };
+        let mut stepped = None;
+        let queued = backend.graph(&mut || {
+            let result = stepped.insert(step());
+            result
+                .as_ref()
+                .map(|_| ())
+                .map_err(|e| paring_ops::Error::Device { op: "generate", message: e.to_string() })
+        });
+        let next = stepped.transpose()?;
+        queued?;
+        logits = match next {
+            Some(next) => backend.download(&next)?,
+            None => {
+                let message = "the step was not run".into();
+                return Err(paring_ops::Error::Device { op: "generate", message }.into());
+            }
+        };
     }
     let decode = start.elapsed().as_secs_f64();
     let rate = |n: usize, seconds: f64| if n == 0 { 0.0 } else { n as f64 / seconds.max(1e-9) };

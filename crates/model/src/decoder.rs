@@ -320,6 +320,8 @@ impl Layer {
         let site = |tap| Site { layer, tap };
         let spec = Arc::new(AttnSpec {
             past: shared.past,
+            // As precise as the products around it.
+            compute: if self.q_proj.tensor.dtype() == DType::F32 { DType::F32 } else { DType::BF16 },
             ..AttnSpec::packed(self.arch.heads, self.arch.kv_heads, shared.head_dim, shared.cu_len.to_vec())
         });
         cx.tap(site(Tap::BlockIn), &x)?;

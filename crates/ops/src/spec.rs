@@ -1,4 +1,5 @@
 //! Arguments of operations that are more than a tensor.
+use paring_tensor::DType;
 
 /// Whether an output is overwritten or added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +52,16 @@ pub struct AttnSpec {
     pub window: Option<usize>,
     /// Scores `s`, scaled, become `softcap * tanh(s / softcap)` before the softmax (Gemma 2, arXiv 2408.00118, section 2).
     pub softcap: Option<f32>,
+    /// The least precise type that q, k, v, dy and probabilities may be rounded to before they are multiplied: f32 for none, bf16 to let a
+    /// backend use tensor cores. It is a permission: sums are f32 in any case, and a backend may multiply in f32 always.
+    pub compute: DType,
 }
 
 impl AttnSpec {
-    /// Packed sequences without a cache, scaled by `1 / sqrt(head_dim)`; no window, no soft cap.
+    /// Packed sequences without a cache, scaled by `1 / sqrt(head_dim)`; no window, no soft cap, in f32.
     pub fn packed(heads: usize, kv_heads: usize, head_dim: usize, cu_len: Vec<usize>) -> Self {
         let scale = 1.0 / (head_dim as f32).sqrt();
-        AttnSpec { heads, kv_heads, head_dim, scale, cu_len, past: 0, window: None, softcap: None }
+        AttnSpec { heads, kv_heads, head_dim, scale, cu_len, past: 0, window: None, softcap: None, compute: DType::F32 }
     }
 
     /// One sequence of `tokens` queries after `past` cached keys.
