@@ -1,8 +1,5 @@
 //! How elements and rows are shared out to threads: the host's side of `each_group` and `each_of_row` in `kernels/include/common.cuh`.
-use crate::{
-    driver::Address,
-    kernel::Launch,
-};
+use crate::{driver::Address, kernel::Launch};
 use paring_ops::{Error, Result};
 
 /// Threads of a block where nothing asks for another number.

@@ -35,7 +35,8 @@ arguments! {
 }
 
 /// The kernels that are launched from here.
-pub(crate) const SIGNATURES: &[Signature] = &[Split::SIGNATURE, Join::SIGNATURE, AdamW::SIGNATURE, AdamWSplit::SIGNATURE];
+pub(crate) const SIGNATURES: &[Signature] =
+    &[Split::SIGNATURE, Join::SIGNATURE, AdamW::SIGNATURE, AdamWSplit::SIGNATURE];
 
 pub(crate) fn split(device: &Device, high: &mut Tensor, low: &mut Tensor, w: &Tensor) -> Result<()> {
     let (op, n) = ("split", w.elements());

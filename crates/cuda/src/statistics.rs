@@ -23,8 +23,7 @@ arguments! {
 }
 
 /// The kernels that are launched from here.
-pub(crate) const SIGNATURES: &[Signature] =
-    &[ColumnParts::SIGNATURE, SumColumns::SIGNATURE, RowProductSums::SIGNATURE];
+pub(crate) const SIGNATURES: &[Signature] = &[ColumnParts::SIGNATURE, SumColumns::SIGNATURE, RowProductSums::SIGNATURE];
 
 /// Rows that a block adds at least: then partial sums are a small part of what is read.
 const ROWS: u32 = 256;
