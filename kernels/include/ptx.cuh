@@ -59,3 +59,8 @@ __device__ __forceinline__ u16 f16_from_f32(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
 }
+
+// Copies 4 bytes; with `valid` = 0 the destination becomes zero and nothing is read.
+__device__ __forceinline__ void cp_async_4(u32 to, const void* from, u32 valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(valid));
+}

@@ -1,4 +1,5 @@
 //! Flags. Every flag is a recipe key of the same name, so every struct here can also be read from TOML.
+use crate::commands::bench::Bench;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Get a named model, with its checksum
     Fetch(Fetch),
+    /// How long a model would take on a GPU, by a model of the GPU
+    Bench(Bench),
     /// Not built yet: candidates under a budget
     Search(NotBuilt),
     /// Not built yet: teacher correction

@@ -99,6 +99,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Generate(a) => with_recipe!(a, "generate", commands::generate::run),
         Command::Inspect(a) => with_recipe!(a, "inspect", commands::inspect::run),
         Command::Fetch(a) => with_recipe!(a, "fetch", fetch::run),
+        Command::Bench(a) => commands::bench::run(&a),
         Command::Search(n) => not_built("search", &n),
         Command::Correct(n) => not_built("correct", &n),
         Command::Compare(n) => not_built("compare", &n),
@@ -110,7 +111,7 @@ fn dispatch(command: Command) -> Result<()> {
 
 fn not_built(name: &str, _: &NotBuilt) -> Result<()> {
     Err(Failure::input(format!(
-        "`paring {name}` is not built yet; what works: compress, importance, prune, distill, eval, generate, inspect, fetch"
+        "`paring {name}` is not built yet; what works: compress, importance, prune, distill, eval, generate, inspect, fetch, bench"
     )))
 }
 

@@ -10,4 +10,9 @@ pub const MODULES: &[(&str, &str)] = &[
     ("optimizer", include_str!("../../../kernels/ptx/optimizer.ptx")),
     ("rope", include_str!("../../../kernels/ptx/rope.ptx")),
     ("statistics", include_str!("../../../kernels/ptx/statistics.ptx")),
+    ("attention_cast", include_str!("../../../kernels/ptx/attention_cast.ptx")),
+    ("attention_mma", include_str!("../../../kernels/ptx/attention_mma.ptx")),
+    ("attention_mma_backward", include_str!("../../../kernels/ptx/attention_mma_backward.ptx")),
+    ("attention_f32", include_str!("../../../kernels/ptx/attention_f32.ptx")),
+    ("attention_decode", include_str!("../../../kernels/ptx/attention_decode.ptx")),
 ];

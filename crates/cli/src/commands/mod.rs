@@ -1,4 +1,5 @@
 //! One module per command.
+pub(crate) mod bench; // predicted times on a GPU
 pub(crate) mod compress; // the whole job
 pub(crate) mod distill; // a student learns
 pub(crate) mod eval; // perplexity

@@ -4,6 +4,7 @@
 mod bad_flags; // arguments and recipes that cannot work
 mod bad_models; // checkpoints that are broken
 mod bad_texts; // texts, token files, importance files and paths that are broken
+mod bench; // predicted times on a GPU
 mod chain; // the commands one after the other
 mod embedded; // without any file from outside
 mod interrupted; // kills, signals, two at once, full disks

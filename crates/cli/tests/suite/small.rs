@@ -27,7 +27,7 @@ fn help_without_arguments_and_with_help() {
     let lab = Lab::new();
     let Ran { code, stdout, stderr } = lab.run("");
     assert_eq!((code, stdout.as_str()), (2, ""));
-    for command in ["compress", "importance", "prune", "distill", "eval", "generate", "inspect", "fetch"] {
+    for command in ["compress", "importance", "prune", "distill", "eval", "generate", "inspect", "fetch", "bench"] {
         assert!(stderr.lines().any(|l| l.trim_start().starts_with(command)), "{command}: {stderr}");
     }
     assert_eq!(lab.done("--help").stdout, stderr);
