@@ -1,10 +1,10 @@
 //! Shows a model's activations to `paring-importance`, sequence by sequence.
-use ndarray::ArrayView2;
 use paring_exec::{Observer, Site, Tap};
-use paring_importance::{Geometry, ImportanceSet, LayerGeometry, Norm};
+use paring_importance::{ChannelSums, Geometry, ImportanceSet, LayerGeometry, Norm};
 use paring_model::{Arch, Batch};
-use paring_ops::{Backend, Error, Result};
-use paring_tensor::Tensor;
+use paring_ops::{Accum, Backend, Error, Result};
+use paring_tensor::{DType, Tensor};
+use std::ops::Range;
 
 /// What of `arch` importance counts.
 pub fn geometry(arch: &Arch) -> Geometry {
@@ -20,7 +20,7 @@ pub struct Importance {
     set: ImportanceSet,
     cu_len: Vec<usize>,
     /// The residual stream into the layer that is running.
-    block_in: Vec<f32>,
+    block_in: Option<Tensor>,
 }
 
 fn failed(e: &paring_importance::Error) -> Error {
@@ -34,7 +34,7 @@ impl Importance {
     /// Those of [`ImportanceSet::new`].
     pub fn new(arch: &Arch) -> Result<Self> {
         let set = ImportanceSet::new(geometry(arch)).map_err(|e| failed(&e))?;
-        Ok(Importance { set, cu_len: Vec::new(), block_in: Vec::new() })
+        Ok(Importance { set, cu_len: Vec::new(), block_in: None })
     }
 
     /// Announces the batch of the next forward.
@@ -51,44 +51,52 @@ impl Importance {
     }
 }
 
-/// Calls `f` with the rows of every sequence that has any.
-fn each_sequence(
-    cu_len: &[usize],
-    cols: usize,
-    x: &[f32],
-    mut f: impl FnMut(std::ops::Range<usize>, ArrayView2<'_, f32>) -> paring_importance::Result<()>,
-) -> Result<()> {
-    for w in cu_len.windows(2).filter(|w| w[0] < w[1]) {
-        let range = w[0] * cols..w[1] * cols;
-        let rows = ArrayView2::from_shape((w[1] - w[0], cols), &x[range.clone()]);
-        let rows = rows.map_err(|e| Error::Observer { message: e.to_string() })?;
-        f(range, rows).map_err(|e| failed(&e))?;
+/// Rows of every sequence that has any.
+fn sequences(cu_len: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    cu_len.windows(2).map(|w| w[0]..w[1]).filter(|rows| !rows.is_empty())
+}
+
+impl Importance {
+    /// Adds the sums of every sequence of `x`.
+    fn sums(
+        &mut self,
+        backend: &dyn Backend,
+        x: &Tensor,
+        add: impl Fn(&mut ImportanceSet, &ChannelSums) -> paring_importance::Result<()>,
+    ) -> Result<()> {
+        let Importance { set, cu_len, .. } = self;
+        sequences(cu_len).try_for_each(|rows| {
+            let sums = backend.channel_sums(&x.rows(rows).map_err(Error::in_op("calibration"))?)?;
+            add(set, &sums).map_err(|e| failed(&e))
+        })
     }
-    Ok(())
 }
 
 impl Observer for Importance {
     fn activation(&mut self, backend: &dyn Backend, site: Site, x: &Tensor) -> Result<()> {
-        if site.tap == Tap::FinalNorm {
-            return Ok(());
-        }
-        let (cols, values) = (x.n_cols(), backend.download(x)?);
-        let Importance { set, cu_len, block_in } = self;
+        let op = "calibration";
         match site.tap {
-            Tap::BlockIn => *block_in = values,
-            Tap::AttnNorm => each_sequence(cu_len, cols, &values, |_, x| set.observe_norm(site.layer, Norm::Attn, x))?,
-            Tap::MlpNorm => each_sequence(cu_len, cols, &values, |_, x| set.observe_norm(site.layer, Norm::Mlp, x))?,
-            Tap::AttnOut => each_sequence(cu_len, cols, &values, |_, x| set.observe_heads(site.layer, x))?,
-            Tap::MlpHidden => each_sequence(cu_len, cols, &values, |_, x| set.observe_ffn(site.layer, x))?,
-            Tap::BlockOut => each_sequence(cu_len, cols, &values, |range, x| {
-                // Both views have the shape of `x`, which `each_sequence` has checked.
-                match ArrayView2::from_shape(x.raw_dim(), &block_in[range]) {
-                    Ok(input) => set.observe_block(site.layer, input, x),
-                    Err(_) => Err(paring_importance::Error::EmptySequence),
-                }
-            })?,
-            Tap::FinalNorm => {}
+            Tap::AttnNorm => self.sums(backend, x, |set, sums| set.observe_norm(site.layer, Norm::Attn, sums)),
+            Tap::MlpNorm => self.sums(backend, x, |set, sums| set.observe_norm(site.layer, Norm::Mlp, sums)),
+            Tap::AttnOut => self.sums(backend, x, |set, sums| set.observe_heads(site.layer, sums)),
+            Tap::MlpHidden => self.sums(backend, x, |set, sums| set.observe_ffn(site.layer, sums)),
+            Tap::BlockIn => {
+                // A copy: the stream itself is added to in place.
+                let mut copy = backend.alloc(DType::F32, x.shape())?;
+                backend.accumulate(&mut copy, Accum::Set, x)?;
+                self.block_in = Some(copy);
+                Ok(())
+            }
+            Tap::BlockOut => {
+                let unseen = || Error::Observer { message: "calibration: a block ended that had not begun".into() };
+                let block_in = self.block_in.take().ok_or_else(unseen)?;
+                sequences(&self.cu_len).try_for_each(|rows| {
+                    let part = |x: &Tensor| x.rows(rows.clone()).map_err(Error::in_op(op));
+                    let products = backend.row_products(&part(&block_in)?, &part(x)?)?;
+                    self.set.observe_block(site.layer, &products).map_err(|e| failed(&e))
+                })
+            }
+            Tap::FinalNorm => Ok(()),
         }
-        Ok(())
     }
 }

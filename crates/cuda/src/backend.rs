@@ -4,9 +4,9 @@ use crate::{
     device::Device,
     elementwise, embed, gemm, loss,
     memory::{Allocation, Held},
-    norm, optimizer, rope,
+    norm, optimizer, rope, statistics,
 };
-use paring_ops::{Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result};
+use paring_ops::{Accum, Activation, AdamWStep, AttnSpec, Backend, ChannelSums, Compared, Error, Result, RowProducts};
 use paring_tensor::{DType, Shape, Tensor, from_f32, to_f32};
 use std::fmt;
 
@@ -290,6 +290,14 @@ impl Backend for Cuda {
         step: &AdamWStep,
     ) -> Result<()> {
         optimizer::adamw_split(&self.device, high, low, m, v, grad, step)
+    }
+
+    fn channel_sums(&self, x_tc: &Tensor) -> Result<ChannelSums> {
+        statistics::channel_sums(&self.device, x_tc)
+    }
+
+    fn row_products(&self, x_td: &Tensor, y_td: &Tensor) -> Result<Vec<RowProducts>> {
+        statistics::row_products(&self.device, x_td, y_td)
     }
 
     fn as_dyn(&self) -> &dyn Backend {

@@ -128,14 +128,14 @@ impl Driver {
     /// Makes the context current on this thread.
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
-        Ok(unsafe { result::ctx::set_current(self.context)? })
+        unsafe { result::ctx::set_current(self.context) }.map_err(Failure::from)
     }
 
     /// Waits until everything on the stream has run.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream lives as long as `self`.
-        Ok(unsafe { result::stream::synchronize(self.stream)? })
+        unsafe { result::stream::synchronize(self.stream) }.map_err(Failure::from)
     }
 
     /// Free and total bytes of the device.
@@ -169,7 +169,7 @@ impl Driver {
         let from = &from.bytes()[..bytes];
         // SAFETY: `to` begins at least `bytes` of device memory (the callers' tensors are that long); the source is page-locked and stays,
         // see above.
-        Ok(unsafe { result::memcpy_htod_async(to.0, from, self.stream)? })
+        unsafe { result::memcpy_htod_async(to.0, from, self.stream) }.map_err(Failure::from)
     }
 
     /// Copies `bytes` at `from` to the beginning of `to` and waits for it.
@@ -185,14 +185,14 @@ impl Driver {
     pub(crate) fn copy_within(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: both addresses begin `bytes` of device memory (the callers' tensors are that long).
-        Ok(unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream)? })
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream) }.map_err(Failure::from)
     }
 
     /// Puts setting `bytes` at `to` to `value` on the stream.
     pub(crate) fn set(&self, to: Address, value: u8, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: `to` begins at least `bytes` of device memory.
-        Ok(unsafe { result::memset_d8_async(to.0, value, bytes, self.stream)? })
+        unsafe { result::memset_d8_async(to.0, value, bytes, self.stream) }.map_err(Failure::from)
     }
 
     /// A mark on the stream: [`Event::is_past`] once everything before it has run.
@@ -238,7 +238,7 @@ impl Driver {
         let launched = unsafe {
             result::launch_kernel(function.function, (gx, gy, gz), (bx, by, bz), shared, self.stream, &mut pointers)
         };
-        Ok(launched?)
+        launched.map_err(Failure::from)
     }
 
     /// Begins to record what is put on the stream instead of running it. Until [`Driver::end_capture`] nothing may wait for the stream.
@@ -247,7 +247,7 @@ impl Driver {
         // What is captured allocates: the other modes refuse that.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream lives as long as `self`.
-        Ok(unsafe { result::stream::begin_capture(self.stream, mode)? })
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(Failure::from)
     }
 
     /// Ends [`Driver::begin_capture`] and returns what was recorded; also after a failure, to leave the stream usable.
@@ -265,7 +265,7 @@ impl Driver {
     pub(crate) fn launch_graph(&self, graph: &ExecutableGraph) -> Result<()> {
         self.enter()?;
         // SAFETY: the graph is alive, and what its nodes refer to is kept beside it by its owner.
-        Ok(unsafe { result::graph::launch(graph.graph, self.stream)? })
+        unsafe { result::graph::launch(graph.graph, self.stream) }.map_err(Failure::from)
     }
 }
 
@@ -389,7 +389,7 @@ impl Event {
     pub(crate) fn wait(&self) -> Result<()> {
         self.driver.enter()?;
         // SAFETY: the event is alive.
-        Ok(unsafe { result::event::synchronize(self.event)? })
+        unsafe { result::event::synchronize(self.event) }.map_err(Failure::from)
     }
 }
 

@@ -24,7 +24,6 @@ pub use backend::Cuda;
 pub use kernel::{Field, Kind, Signature};
 pub use memory::{Allocation, Held};
 pub use modules::MODULES;
-pub use statistics::{ColumnStatistics, RowProducts};
 
 /// The arguments of every kernel, for checks against the PTX.
 pub fn signatures() -> Vec<Signature> {

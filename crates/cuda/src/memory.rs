@@ -192,7 +192,7 @@ impl State {
 
 /// A part of a device's memory: what this backend's tensors hold.
 #[derive(Debug)]
-pub struct DeviceBuffer {
+pub(crate) struct DeviceBuffer {
     home: Weak<Pool>,
     place: Place,
     size: usize,

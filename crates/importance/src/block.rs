@@ -1,9 +1,34 @@
 //! Block influence: how much a layer turns the residual stream (ShortGPT, arXiv 2403.03853; arXiv 2407.14679, section 2.2).
 use crate::{Error, Result, moments::add};
-use ndarray::{ArrayView2, Axis};
+use ndarray::{ArrayView1, ArrayView2, Axis};
 
 /// Norms below this count as this, as in PyTorch's `cosine_similarity`: a zero vector has cosine 0 to everything.
 const EPS: f64 = 1e-8;
+
+/// The products of two rows that their cosine is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowProducts {
+    /// `sum x y`.
+    pub xy: f64,
+    /// `sum x^2`.
+    pub xx: f64,
+    /// `sum y^2`.
+    pub yy: f64,
+}
+
+impl RowProducts {
+    /// The products of two rows of one length, in f64 and in order.
+    pub fn of(x: ArrayView1<'_, f32>, y: ArrayView1<'_, f32>) -> RowProducts {
+        let (mut xy, mut xx, mut yy) = (0f64, 0f64, 0f64);
+        for (&a, &b) in x.iter().zip(y) {
+            let (a, b) = (f64::from(a), f64::from(b));
+            xy += a * b;
+            xx += a * a;
+            yy += b * b;
+        }
+        RowProducts { xy, xx, yy }
+    }
+}
 
 /// `BI_l = mean_b (1 - mean_t cos(x_l,t, x_l+1,t))`, where `x_l` is the residual stream into layer `l`.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,24 +65,31 @@ impl BlockInfluence {
             let shape = |x: ArrayView2<'_, f32>| [x.nrows(), x.ncols()];
             return Err(Error::Streams { input: shape(input), output: shape(output) });
         }
-        if input.nrows() == 0 {
+        let products: Vec<RowProducts> =
+            input.axis_iter(Axis(0)).zip(output.axis_iter(Axis(0))).map(|(x, y)| RowProducts::of(x, y)).collect();
+        self.observe_products(layer, &products)
+    }
+
+    /// Adds one calibration sequence of one layer, of which only the products of each token's two streams are at hand. After an error
+    /// nothing was added.
+    ///
+    /// # Errors
+    /// [`Error::Layer`], [`Error::EmptySequence`] or [`Error::NotFinite`].
+    pub fn observe_products(&mut self, layer: usize, products: &[RowProducts]) -> Result<()> {
+        if layer >= self.sums.len() {
+            return Err(Error::Layer { got: layer, layers: self.sums.len() });
+        }
+        if products.is_empty() {
             return Err(Error::EmptySequence);
         }
         let mut total = 0.0;
-        for (t, (x, y)) in input.axis_iter(Axis(0)).zip(output.axis_iter(Axis(0))).enumerate() {
-            let (mut xy, mut xx, mut yy) = (0f64, 0f64, 0f64);
-            for (&a, &b) in x.iter().zip(y) {
-                let (a, b) = (f64::from(a), f64::from(b));
-                xy += a * b;
-                xx += a * a;
-                yy += b * b;
-            }
+        for (index, &RowProducts { xy, xx, yy }) in products.iter().enumerate() {
             if !(xx + yy).is_finite() {
-                return Err(Error::NotFinite { index: t });
+                return Err(Error::NotFinite { index });
             }
             total += xy / (xx.sqrt().max(EPS) * yy.sqrt().max(EPS));
         }
-        self.sums[layer] += 1.0 - total / input.nrows() as f64;
+        self.sums[layer] += 1.0 - total / products.len() as f64;
         self.sequences[layer] += 1;
         Ok(())
     }

@@ -6,8 +6,8 @@ mod moments; // statistics of one site's channels
 mod set; // all sites of a model, and the scores
 mod store; // to named arrays and back
 
-pub use block::BlockInfluence;
+pub use block::{BlockInfluence, RowProducts};
 pub use error::{Error, Result};
-pub use moments::{Agg, Moments, head_scores, kv_group_scores};
+pub use moments::{Agg, ChannelSums, Moments, head_scores, kv_group_scores};
 pub use set::{Aggregation, Geometry, ImportanceSet, LayerGeometry, Norm};
 pub use store::NamedArray;

@@ -28,6 +28,48 @@ impl Agg {
     }
 }
 
+/// Sums over the tokens of one sequence, channel by channel: all that [`Moments`] needs of it. A device can make them where the activations
+/// are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChannelSums {
+    /// Tokens of the sequence.
+    pub tokens: usize,
+    /// `sum_t |x|`, `[C]`.
+    pub absolute: Vec<f64>,
+    /// `sum_t x^2`, `[C]`.
+    pub square: Vec<f64>,
+    /// `sum_t (x_t - x_0)`, `[C]`: the variance of a large constant would drown in rounding without a shift.
+    pub deviation: Vec<f64>,
+    /// `sum_t (x_t - x_0)^2`, `[C]`.
+    pub deviation_square: Vec<f64>,
+}
+
+impl ChannelSums {
+    /// The sums of `x`, `[T, C]`, in f64 and in the order of tokens.
+    pub fn of(x: ArrayView2<'_, f32>) -> ChannelSums {
+        let (tokens, channels) = x.dim();
+        let (mut abs, mut sq) = (vec![0f64; channels], vec![0f64; channels]);
+        let (mut dev, mut dev_sq) = (vec![0f64; channels], vec![0f64; channels]);
+        let first: Vec<f64> = x.rows().into_iter().next().iter().flatten().map(|&v| f64::from(v)).collect();
+        let standard = x.as_standard_layout();
+        for row in standard.as_slice().unwrap_or_default().chunks_exact(channels.max(1)) {
+            // Slices of one length, or the loop does not vectorise: it sees every activation of the calibration.
+            let row = &row[..channels];
+            let (abs, sq, first) = (&mut abs[..channels], &mut sq[..channels], &first[..channels]);
+            let (dev, dev_sq) = (&mut dev[..channels], &mut dev_sq[..channels]);
+            for c in 0..channels {
+                let v = f64::from(row[c]);
+                let d = v - first[c];
+                abs[c] += v.abs();
+                sq[c] += v * v;
+                dev[c] += d;
+                dev_sq[c] += d * d;
+            }
+        }
+        ChannelSums { tokens, absolute: abs, square: sq, deviation: dev, deviation_square: dev_sq }
+    }
+}
+
 /// Sums over calibration sequences, for one aggregation over the sequence.
 ///
 /// Every aggregate `m` of a sequence is at least zero, so `sum |m|` is also `sum m`, and one array serves both.
@@ -76,41 +118,32 @@ impl Moments {
     /// # Errors
     /// [`Error::Channels`], [`Error::EmptySequence`] or [`Error::NotFinite`].
     pub fn observe_sequence(&mut self, x: ArrayView2<'_, f32>) -> Result<()> {
-        let (tokens, channels) = x.dim();
-        if channels != self.channels {
-            return Err(Error::Channels { got: channels, want: self.channels });
-        }
-        if tokens == 0 {
-            return Err(Error::EmptySequence);
-        }
-        let (mut abs, mut sq) = (vec![0f64; channels], vec![0f64; channels]);
-        // Deviations from the first token: the variance of a large constant would drown in rounding otherwise.
-        let first: Vec<f64> = x.row(0).iter().map(|&v| f64::from(v)).collect();
-        let (mut dev, mut dev_sq) = (vec![0f64; channels], vec![0f64; channels]);
-        let standard = x.as_standard_layout();
-        for row in standard.as_slice().unwrap_or_default().chunks_exact(channels.max(1)) {
-            // Slices of one length, or the loop does not vectorise: it sees every activation of the calibration.
-            let row = &row[..channels];
-            let (abs, sq, first) = (&mut abs[..channels], &mut sq[..channels], &first[..channels]);
-            let (dev, dev_sq) = (&mut dev[..channels], &mut dev_sq[..channels]);
-            for c in 0..channels {
-                let v = f64::from(row[c]);
-                let d = v - first[c];
-                abs[c] += v.abs();
-                sq[c] += v * v;
-                dev[c] += d;
-                dev_sq[c] += d * d;
+        self.observe_sums(&ChannelSums::of(x))
+    }
+
+    /// Adds one calibration sequence, of which only the sums are at hand. After an error nothing was added.
+    ///
+    /// # Errors
+    /// Those of [`Moments::observe_sequence`].
+    pub fn observe_sums(&mut self, sequence: &ChannelSums) -> Result<()> {
+        let ChannelSums { tokens, absolute, square, deviation, deviation_square } = sequence;
+        for sums in [absolute, square, deviation, deviation_square] {
+            if sums.len() != self.channels {
+                return Err(Error::Channels { got: sums.len(), want: self.channels });
             }
         }
-        if let Some(index) = sq.iter().position(|v| !v.is_finite()) {
+        if *tokens == 0 {
+            return Err(Error::EmptySequence);
+        }
+        if let Some(index) = square.iter().position(|v| !v.is_finite()) {
             return Err(Error::NotFinite { index });
         }
-        let n = tokens as f64;
-        for c in 0..channels {
-            let mean = dev[c] / n;
+        let n = *tokens as f64;
+        for c in 0..self.channels {
+            let mean = deviation[c] / n;
             // Rounding may leave a variance of zero a hair below it.
-            let var = (dev_sq[c] / n - mean * mean).max(0.0);
-            for (sums, m) in self.sums.iter_mut().zip([abs[c] / n, sq[c].sqrt(), var]) {
+            let var = (deviation_square[c] / n - mean * mean).max(0.0);
+            for (sums, m) in self.sums.iter_mut().zip([absolute[c] / n, square[c].sqrt(), var]) {
                 sums.sum_abs[c] += m;
                 sums.sum_sq[c] += m * m;
             }

@@ -1,6 +1,5 @@
 //! The statistics of all sites of a model, from one forward pass over the calibration set, and the scores made from them.
-use crate::{Agg, BlockInfluence, Error, Moments, Result, head_scores, kv_group_scores};
-use ndarray::ArrayView2;
+use crate::{Agg, BlockInfluence, ChannelSums, Error, Moments, Result, RowProducts, head_scores, kv_group_scores};
 
 /// What the sites of one layer count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,47 +141,39 @@ impl ImportanceSet {
         self.tokens += tokens as u64;
     }
 
-    /// Adds one sequence of a norm's output, `[T, H]`.
+    /// Adds one sequence of a norm's output, the sums of `[T, H]`.
     ///
     /// # Errors
-    /// [`Error::Layer`], else those of [`Moments::observe_sequence`].
-    pub fn observe_norm(&mut self, layer: usize, norm: Norm, x: ArrayView2<'_, f32>) -> Result<()> {
+    /// [`Error::Layer`], else those of [`Moments::observe_sums`].
+    pub fn observe_norm(&mut self, layer: usize, norm: Norm, sums: &ChannelSums) -> Result<()> {
         self.check_layer(layer)?;
-        self.hidden[2 * layer + norm as usize].observe_sequence(x)
+        self.hidden[2 * layer + norm as usize].observe_sums(sums)
     }
 
-    /// Adds one sequence of the input of `down_proj`, `[T, F]`.
+    /// Adds one sequence of the input of `down_proj`, the sums of `[T, F]`.
     ///
     /// # Errors
-    /// [`Error::Layer`], else those of [`Moments::observe_sequence`].
-    pub fn observe_ffn(&mut self, layer: usize, x: ArrayView2<'_, f32>) -> Result<()> {
+    /// [`Error::Layer`], else those of [`Moments::observe_sums`].
+    pub fn observe_ffn(&mut self, layer: usize, sums: &ChannelSums) -> Result<()> {
         self.check_layer(layer)?;
-        self.ffn[layer].observe_sequence(x)
+        self.ffn[layer].observe_sums(sums)
     }
 
-    /// Adds one sequence of the input of `o_proj`, `[T, Nq * d]`: the heads' outputs side by side.
+    /// Adds one sequence of the input of `o_proj`, the sums of `[T, Nq * d]`: the heads' outputs side by side.
     ///
     /// # Errors
-    /// [`Error::Layer`], else those of [`Moments::observe_sequence`].
-    pub fn observe_heads(&mut self, layer: usize, x: ArrayView2<'_, f32>) -> Result<()> {
+    /// [`Error::Layer`], else those of [`Moments::observe_sums`].
+    pub fn observe_heads(&mut self, layer: usize, sums: &ChannelSums) -> Result<()> {
         self.check_layer(layer)?;
-        self.heads[layer].observe_sequence(x)
+        self.heads[layer].observe_sums(sums)
     }
 
-    /// Adds one sequence of the residual stream into and out of a layer, `[T, H]` each.
+    /// Adds one sequence of the residual stream into and out of a layer: the products of the two, token by token.
     ///
     /// # Errors
-    /// [`Error::Channels`], else those of [`BlockInfluence::observe_sequence`].
-    pub fn observe_block(
-        &mut self,
-        layer: usize,
-        input: ArrayView2<'_, f32>,
-        output: ArrayView2<'_, f32>,
-    ) -> Result<()> {
-        if input.ncols() != self.geometry.hidden {
-            return Err(Error::Channels { got: input.ncols(), want: self.geometry.hidden });
-        }
-        self.blocks.observe_sequence(layer, input, output)
+    /// Those of [`BlockInfluence::observe_products`].
+    pub fn observe_block(&mut self, layer: usize, products: &[RowProducts]) -> Result<()> {
+        self.blocks.observe_products(layer, products)
     }
 
     /// Scores of the residual stream's channels: the sum over the `2L` norms of each norm's score; `[H]`.

@@ -1,7 +1,9 @@
 //! A whole model's statistics: scores per axis, merging, and the way to named arrays and back.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use ndarray::Array2;
-use paring_importance::{Agg, Aggregation, Error, Geometry, ImportanceSet, LayerGeometry, NamedArray, Norm};
+use paring_importance::{
+    Agg, Aggregation, ChannelSums, Error, Geometry, ImportanceSet, LayerGeometry, NamedArray, Norm, RowProducts,
+};
 
 /// Two layers that differ in everything that may differ.
 fn geometry() -> Geometry {
@@ -16,11 +18,14 @@ fn activations(tokens: usize, channels: usize, seed: usize) -> Array2<f32> {
 fn observe(set: &mut ImportanceSet, tokens: usize, seed: usize) {
     for (l, layer) in geometry().layers.into_iter().enumerate() {
         let seed = 10 * seed + 3 * l;
-        set.observe_norm(l, Norm::Attn, activations(tokens, 6, seed).view()).unwrap();
-        set.observe_norm(l, Norm::Mlp, activations(tokens, 6, seed + 1).view()).unwrap();
-        set.observe_ffn(l, activations(tokens, layer.ffn, seed + 2).view()).unwrap();
-        set.observe_heads(l, activations(tokens, 2 * layer.heads, seed + 4).view()).unwrap();
-        set.observe_block(l, activations(tokens, 6, seed + 5).view(), activations(tokens, 6, seed + 6).view()).unwrap();
+        set.observe_norm(l, Norm::Attn, &ChannelSums::of(activations(tokens, 6, seed).view())).unwrap();
+        set.observe_norm(l, Norm::Mlp, &ChannelSums::of(activations(tokens, 6, seed + 1).view())).unwrap();
+        set.observe_ffn(l, &ChannelSums::of(activations(tokens, layer.ffn, seed + 2).view())).unwrap();
+        set.observe_heads(l, &ChannelSums::of(activations(tokens, 2 * layer.heads, seed + 4).view())).unwrap();
+        let (x, y) = (activations(tokens, 6, seed + 5), activations(tokens, 6, seed + 6));
+        let products: Vec<RowProducts> =
+            x.rows().into_iter().zip(y.rows()).map(|(x, y)| RowProducts::of(x, y)).collect();
+        set.observe_block(l, &products).unwrap();
     }
     set.count_sequence(tokens);
 }
@@ -105,7 +110,7 @@ fn what_was_not_observed_evenly_is_not_stored() {
     let mut set = ImportanceSet::new(geometry()).unwrap();
     assert_eq!(set.to_arrays(), Err(Error::NoSequences));
     observe(&mut set, 3, 0);
-    set.observe_ffn(1, activations(3, 3, 0).view()).unwrap();
+    set.observe_ffn(1, &ChannelSums::of(activations(3, 3, 0).view())).unwrap();
     assert_eq!(set.to_arrays(), Err(Error::Uneven { site: "ffn.1".into(), got: 2, want: 1 }));
 }
 

@@ -1,7 +1,9 @@
 //! The trait. Legend of suffixes: `t` tokens, `d` model width, `k`/`n` inputs/outputs of a linear map, `v` vocabulary, `h` head width.
 use crate::{
-    Accum, Activation, AdamWStep, AttnSpec, Compared, Error, HeadGrads, Result, head, want_add_rms_norm, want_halves,
+    Accum, Activation, AdamWStep, AttnSpec, Compared, Error, HeadGrads, Result, head, statistics, want_2d,
+    want_add_rms_norm, want_halves,
 };
+use paring_importance::{ChannelSums, RowProducts};
 use paring_tensor::{DType, Shape, Tensor};
 use std::fmt::Debug;
 
@@ -150,6 +152,22 @@ pub trait Backend: Send + Sync + Debug {
         v: &Tensor,
         spec: &AttnSpec,
     ) -> Result<()>;
+
+    // ---- what calibration keeps of activations ----
+
+    /// Sums over the rows of `x_tc`, `[T, C]` f32, channel by channel, in f64 and in an order that depends on the shape only. The default
+    /// downloads; a device makes them where the activations are.
+    fn channel_sums(&self, x_tc: &Tensor) -> Result<ChannelSums> {
+        Ok(ChannelSums::of(statistics::view("channel_sums", x_tc, &self.download(x_tc)?)?))
+    }
+    /// For each row of `x_td` and `y_td`, `[T, D]` f32, the products that their cosine is made of, in f64.
+    fn row_products(&self, x_td: &Tensor, y_td: &Tensor) -> Result<Vec<RowProducts>> {
+        let op = "row_products";
+        want_2d(op, "y", y_td, x_td.n_rows(), x_td.n_cols())?;
+        let (x, y) = (self.download(x_td)?, self.download(y_td)?);
+        let (x, y) = (statistics::view(op, x_td, &x)?, statistics::view(op, y_td, &y)?);
+        Ok(x.rows().into_iter().zip(y.rows()).map(|(x, y)| RowProducts::of(x, y)).collect())
+    }
 
     // ---- losses of rows of logits ----
 

@@ -19,7 +19,7 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     // The contract.
     ("checkpoint", &["tensor"]),
     ("text", &["checkpoint"]),
-    ("ops", &["tensor", "distill", "optim"]),
+    ("ops", &["tensor", "importance", "distill", "optim"]),
     // Its implementations.
     ("reference", &["ops", "tensor", "distill", "optim"]),
     ("cpu", &["ops", "tensor"]),
