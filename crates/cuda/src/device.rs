@@ -284,11 +284,17 @@ impl Device {
     /// graph of the last call is updated where its nodes are the same, which is cheaper than making one anew.
     pub(crate) fn graph(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let op = "graph";
+        // Freeing waits for the stream, which a stream that is captured does not allow.
+        if self.pool.allocation() == Allocation::Exact {
+            return work();
+        }
         // One at a time: there is one stream.
         let mut last = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
         self.driver.begin_capture().map_err(|e| self.failed(op, &e))?;
         self.staging.begin_capture();
+        self.pool.set_capturing(true);
         let worked = work();
+        self.pool.set_capturing(false);
         let pieces = self.staging.end_capture();
         // Also after an error: a stream that is left capturing is of no use.
         let graph = self.driver.end_capture();

@@ -55,6 +55,8 @@ struct State {
     /// The same by length.
     sizes: BTreeSet<(usize, Place)>,
     held: Held,
+    /// While a graph is captured, what is free may still be used by its nodes, which have not run.
+    capturing: bool,
 }
 
 /// The memory of one device.
@@ -73,6 +75,15 @@ impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code under the lock panics between two changes that belong together.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn allocation(&self) -> Allocation {
+        self.allocation
+    }
+
+    /// Says that a graph is being captured, or no longer is.
+    pub(crate) fn set_capturing(&self, capturing: bool) {
+        self.lock().capturing = capturing;
     }
 
     pub(crate) fn held(&self) -> Held {
@@ -96,7 +107,7 @@ impl Pool {
                     };
                     let place = match state.reserve(&self.driver, fresh) {
                         // What is kept in other sizes may be just what is missing; freeing waits for the device.
-                        Err(e) if e.out_of_memory => {
+                        Err(e) if e.out_of_memory && !state.capturing => {
                             state.give_back();
                             state.reserve(&self.driver, fresh).or_else(|_| state.reserve(&self.driver, want))?
                         }
