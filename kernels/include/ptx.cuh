@@ -68,6 +68,11 @@ __device__ __forceinline__ u16 f16_from_f32(float x) {
     return y;
 }
 
+// Two floats to shared memory at once; `to` is a multiple of 8.
+__device__ __forceinline__ void store_shared_f32x2(u32 to, float x, float y) {
+    asm volatile("st.shared.v2.f32 [%0], {%1,%2};\n" ::"r"(to), "f"(x), "f"(y) : "memory");
+}
+
 // Copies 4 bytes; with `valid` = 0 the destination becomes zero and nothing is read.
 __device__ __forceinline__ void cp_async_4(u32 to, const void* from, u32 valid) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(valid));
