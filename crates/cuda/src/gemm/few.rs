@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn vectors_where_everything_is_aligned() {
-        let entry = |dtype, at: u64, tokens, k| kernel(dtype, Address(at), Address(512), tokens, 100, k).map(|l| l.entry);
+        let entry =
+            |dtype, at: u64, tokens, k| kernel(dtype, Address(at), Address(512), tokens, 100, k).map(|l| l.entry);
         assert_eq!(entry(DType::BF16, 256, 1, 64), Some("gemv_bf16_t8"));
         assert_eq!(entry(DType::BF16, 256, 9, 64), Some("gemv_bf16_t16"));
         assert_eq!(entry(DType::BF16, 256, 8, 60), Some("gemv_bf16_any"));

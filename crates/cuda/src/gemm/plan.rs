@@ -160,14 +160,7 @@ impl Choice {
         // What does not fit in a grid is refused at the launch.
         let grid = [group, tiles_n, groups].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         let k_split = k.next_multiple_of(self.k_tile);
-        Plan {
-            entry: self.entry(layout),
-            tile: self.tile,
-            grid,
-            split_bits: 0,
-            k_split,
-            blocks: tiles_m * tiles_n,
-        }
+        Plan { entry: self.entry(layout), tile: self.tile, grid, split_bits: 0, k_split, blocks: tiles_m * tiles_n }
     }
 
     /// Its clocks and its launch; `None` when k is too short for so many parts.
