@@ -21,7 +21,7 @@ template <class Q> __device__ __forceinline__ Pack<4> values_of(const u16* block
     if constexpr (Q::WORDS == Q8_0::WORDS) {
         const u32 bytes = block[1 + part * 2] | (u32)block[2 + part * 2] << 16;
 #pragma unroll
-        for (int i = 0; i < 4; i++) pack.at[i] = d * (float)(signed char)(bytes >> 8 * i);
+        for (int i = 0; i < 4; i++) pack.at[i] = d * (float)((int)(bytes << (24 - 8 * i)) >> 24);
     } else {
         // The low halves of the bytes are elements 0 to 15, the high halves 16 to 31.
         constexpr u32 FIRST = Q::WORDS - 8;
