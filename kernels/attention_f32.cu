@@ -42,10 +42,10 @@ template <int D> __device__ __forceinline__ void products(float (&s)[2][4], cons
     for (int i = 0; i < 4; i++) s[0][i] = s[1][i] = 0.0f;
 #pragma unroll 2
     for (int c = 0; c < D; c += 4) {
-        const float4 a = *reinterpret_cast<const float4*>(own + c), b = *reinterpret_cast<const float4*>(own + STRIDE<D> + c);
+        const float4 a = load_shared_4(own + c), b = load_shared_4(own + STRIDE<D> + c);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float4 x = *reinterpret_cast<const float4*>(streamed + 8 * i * STRIDE<D> + c);
+            const float4 x = load_shared_4(streamed + 8 * i * STRIDE<D> + c);
             s[0][i] = dot4(a, x, s[0][i]);
             s[1][i] = dot4(b, x, s[1][i]);
         }
@@ -69,7 +69,7 @@ template <int D> __device__ __forceinline__ void add_rows(float4 (&sum)[2][D / 3
         const float a = p[j], b = p[P_STRIDE + j];
 #pragma unroll
         for (int i = 0; i < D / 32; i++) {
-            const float4 x = *reinterpret_cast<const float4*>(streamed + j * STRIDE<D> + i * 32);
+            const float4 x = load_shared_4(streamed + j * STRIDE<D> + i * 32);
             float4 &u = sum[0][i], &v = sum[1][i];
             u.x = fmaf(a, x.x, u.x), u.y = fmaf(a, x.y, u.y), u.z = fmaf(a, x.z, u.z), u.w = fmaf(a, x.w, u.w);
             v.x = fmaf(b, x.x, v.x), v.y = fmaf(b, x.y, v.y), v.z = fmaf(b, x.z, v.z), v.w = fmaf(b, x.w, v.w);

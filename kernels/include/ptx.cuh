@@ -34,6 +34,14 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Four floats from 16-byte aligned shared memory. In C++ this is a float4, which NVRTC takes apart and joins again, in large kernels
+// differently from run to run; as an instruction it stays one, and the PTX the same bytes.
+__device__ __forceinline__ float4 load_shared_4(const float* p) {
+    float4 x;
+    asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];\n" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(shared_address(p)));
+    return x;
+}
+
 // 2^x, within 2 ulp; subnormal results become zero.
 __device__ __forceinline__ float ex2(float x) {
     float y;
@@ -58,6 +66,11 @@ __device__ __forceinline__ u16 f16_from_f32(float x) {
     u16 y;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
+}
+
+// Two floats to shared memory at once; `to` is a multiple of 8.
+__device__ __forceinline__ void store_shared_f32x2(u32 to, float x, float y) {
+    asm volatile("st.shared.v2.f32 [%0], {%1,%2};\n" ::"r"(to), "f"(x), "f"(y) : "memory");
 }
 
 // Copies 4 bytes; with `valid` = 0 the destination becomes zero and nothing is read.

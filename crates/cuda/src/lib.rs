@@ -21,6 +21,7 @@ mod staging; // page-locked memory between host and device
 mod statistics; // sums for calibration
 
 pub use backend::Cuda;
+pub use gemm::{Compute, Epilogue, Gemm, Layout, Plan, Tile, plan};
 pub use kernel::{Field, Kind, Signature};
 pub use memory::{Allocation, Held};
 pub use modules::MODULES;

@@ -15,4 +15,9 @@ pub const MODULES: &[(&str, &str)] = &[
     ("attention_mma_backward", include_str!("../../../kernels/ptx/attention_mma_backward.ptx")),
     ("attention_f32", include_str!("../../../kernels/ptx/attention_f32.ptx")),
     ("attention_decode", include_str!("../../../kernels/ptx/attention_decode.ptx")),
+    ("gemm_bf16", include_str!("../../../kernels/ptx/gemm_bf16.ptx")),
+    ("gemm_f32", include_str!("../../../kernels/ptx/gemm_f32.ptx")),
+    ("gemm_passes", include_str!("../../../kernels/ptx/gemm_passes.ptx")),
+    ("gemv", include_str!("../../../kernels/ptx/gemv.ptx")),
+    ("gemv_quantised", include_str!("../../../kernels/ptx/gemv_quantised.ptx")),
 ];

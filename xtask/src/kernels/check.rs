@@ -134,8 +134,18 @@ fn measure(toolkit: &Toolkit, sources: &[Source]) -> Result<Vec<Measured>> {
 /// One line a kernel: registers for each architecture, and the worst of them for the rest.
 fn table(measured: &[Measured]) -> String {
     let mut text = format!(
-        "{:<42} {:>15} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>6} {:>5}\n",
-        "kernel", "regs 80/86/89/90", "shared", "instrs", "HMMA", "/LDSM", "share", "sm/tc", "16B ld", "inflt"
+        "{:<42} {:>15} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>6} {:>6} {:>5}\n",
+        "kernel",
+        "regs 80/86/89/90",
+        "shared",
+        "instrs",
+        "HMMA",
+        "/LDSM",
+        "share",
+        "sm/tc",
+        "16B ld",
+        "16B st",
+        "inflt"
     );
     for kernel in measured.chunk_by(|a, b| a.kernel == b.kernel) {
         let Some(first) = kernel.first() else { continue };
@@ -146,7 +156,7 @@ fn table(measured: &[Measured]) -> String {
         let ratio = |v: f64| if v.is_finite() && 0 < first.mix.hmma { format!("{v:.2}") } else { "-".into() };
         let fewest = |of: &dyn Fn(&Measured) -> usize| kernel.iter().map(of).min().unwrap_or(0);
         text += &format!(
-            "{:<42} {:>15} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>6} {:>5}\n",
+            "{:<42} {:>15} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>6} {:>6} {:>5}\n",
             first.kernel,
             registers.join("/"),
             first.resources.shared,
@@ -156,6 +166,7 @@ fn table(measured: &[Measured]) -> String {
             ratio(worst(&|m| m.mix.hot.hmma_share(), f64::min)),
             ratio(worst(&|m| m.mix.hot.shared_over_tensor(), f64::max)),
             fewest(&|m| m.mix.wide_loads),
+            fewest(&|m| m.mix.wide_stores),
             fewest(&|m| m.mix.loads_in_flight),
         );
     }

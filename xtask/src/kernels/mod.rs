@@ -13,7 +13,9 @@ mod operators; // what a mutant is
 mod ptx; // the little that is read of PTX here
 mod ptxas; // machine code and resources
 mod race; // a static verifier on launches
+mod record; // launches of the tests, for the verifier
 mod sass; // what the machine code is made of
+mod suite; // the project's tests of the kernels, one by one
 mod toolkit; // where NVIDIA's programs are
 
 use crate::error::Result;
@@ -52,6 +54,9 @@ struct What {
     /// Prove the absence of races at the launches of kernels/race.toml, or only for kernels whose names contain one of these
     #[arg(long, num_args = 0.., value_name = "KERNEL")]
     race: Option<Vec<String>>,
+    /// Write kernels/race.toml anew, from launches of the project's tests
+    #[arg(long)]
+    record: bool,
     /// Change single instructions, and see whether the tests notice; all kernels, or those whose names contain one of these
     #[arg(long, num_args = 0.., value_name = "KERNEL")]
     mutate: Option<Vec<String>>,
@@ -80,6 +85,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.what {
         What { check: true, .. } => check::run(&toolkit),
         What { race: Some(only), .. } => race::run(&toolkit, only),
+        What { record: true, .. } => record::run(&toolkit),
         What { mutate: Some(only), .. } => {
             mutate::run(&toolkit, only, mutate::Sample { count: options.count, seed: options.seed })
         }

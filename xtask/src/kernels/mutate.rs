@@ -1,34 +1,26 @@
 //! `cargo xtask kernels --mutate`: are the tests of a kernel good enough to notice when one instruction of it is wrong?
 //!
-//! Random mutants of the committed PTX run through the project's own tests, as they are: the simulated driver loads the file that
-//! `PTX_SIM_REPLACE` names in place of the module with the same kernels, and writes the kernels that it launches to `PTX_SIM_LAUNCHES`, which
-//! tells the tests of a kernel from the others. A mutant whose machine code is the original's, or that ptxas refuses, is not counted.
+//! Random mutants of the committed PTX run through the project's own tests, as they are. A mutant whose machine code is the original's, or that
+//! ptxas refuses, is not counted.
 use super::{
     Toolkit,
     build::{self, Source},
     files,
     operators::{self, Mutant},
     ptx, ptxas,
+    suite::{self, Test},
 };
 use crate::{
     error::{Error, Result},
-    project::{cargo, read, root, shown},
+    project::read,
 };
-use cargo_metadata::Message;
 use std::{
-    collections::BTreeSet,
-    io::BufReader,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-/// The crate whose tests run the kernels.
-const TESTED: &str = "paring-cuda";
 
 /// Mutants at a time.
 const WORKERS: usize = 2;
@@ -42,17 +34,6 @@ pub(super) struct Sample {
     /// For each kernel.
     pub count: usize,
     pub seed: u64,
-}
-
-/// One test of a test program.
-#[derive(Clone, Debug)]
-struct Test {
-    program: PathBuf,
-    /// The directory of the crate, where cargo runs its tests.
-    dir: PathBuf,
-    name: String,
-    seconds: f64,
-    kernels: BTreeSet<String>,
 }
 
 /// What became of a mutant.
@@ -71,12 +52,7 @@ enum Fate {
 /// [`Error::Kernels`] with the number of kernels of which fewer than 85 % of the mutants are noticed; [`Error::NoKernel`]; those of cargo and of
 /// the tools.
 pub(super) fn run(toolkit: &Toolkit, only: &[String], sample: Sample) -> Result<()> {
-    let mut tests = tests()?;
-    let scratch = files::scratch("mutants/launches")?;
-    let listed = tests.len();
-    tests.retain_mut(|test| measure(test, &scratch));
-    tests.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    println!("{} of {listed} tests launch kernels", tests.len());
+    let tests = suite::run_all()?;
     let (mut weak, mut n_kernels, mut all) = (0, 0, [0; 4]);
     for source in build::sources()? {
         let text = read(&source.ptx)?;
@@ -87,7 +63,8 @@ pub(super) fn run(toolkit: &Toolkit, only: &[String], sample: Sample) -> Result<
             n_kernels += 1;
             let lines: Vec<&str> = text.lines().collect();
             let mutants = pick(operators::mutants(&lines, entry.lines.clone()), sample);
-            let tests: Vec<&Test> = tests.iter().filter(|t| t.kernels.contains(&entry.name)).collect();
+            let tests: Vec<&Test> =
+                tests.iter().filter(|t| t.launches.iter().any(|l| l.kernel == entry.name)).collect();
             let fates = try_all(toolkit, &source, &text, &mutants, &tests)?;
             weak += usize::from(!report(&entry.name, &tests, &lines, &mutants, &fates));
             for fate in fates {
@@ -128,77 +105,6 @@ fn report(kernel: &str, tests: &[&Test], lines: &[&str], mutants: &[Mutant], fat
         println!("  survived, line {}: {}: `{before}` -> `{}`", mutant.line + 1, mutant.operator, mutant.text.trim());
     }
     n == 0 || ENOUGH <= part
-}
-
-/// Builds the test programs of [`TESTED`] and lists their tests.
-fn tests() -> Result<Vec<Test>> {
-    let mut command = cargo();
-    command.args(["test", "--package", TESTED, "--tests", "--no-run", "--message-format", "json-render-diagnostics"]);
-    command.current_dir(root());
-    let start = |source| Error::Start { command: "cargo test".into(), source };
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(start)?;
-    let mut programs: Vec<(PathBuf, PathBuf)> = Vec::new();
-    for message in child.stdout.take().map(|out| Message::parse_stream(BufReader::new(out))).into_iter().flatten() {
-        if let Message::CompilerArtifact(artifact) = message.map_err(start)? {
-            let dir = artifact.manifest_path.parent().map(PathBuf::from).unwrap_or_default();
-            programs.extend(artifact.executable.filter(|_| artifact.profile.test).map(|program| (program.into(), dir)));
-        }
-    }
-    let status = child.wait().map_err(start)?;
-    if !status.success() {
-        return Err(Error::Failed { command: shown(&command), code: status.code() });
-    }
-    let mut tests = Vec::new();
-    for (program, dir) in programs {
-        let (list, _) = files::output(Command::new(&program).args(["--list", "--format", "terse"]))?;
-        let names = list.lines().filter_map(|l| l.strip_suffix(": test"));
-        tests.extend(names.map(|name| Test {
-            program: program.clone(),
-            dir: dir.clone(),
-            name: name.into(),
-            seconds: 0.0,
-            kernels: BTreeSet::new(),
-        }));
-    }
-    Ok(tests)
-}
-
-/// Runs a test as it is: how long it takes, and which kernels it launches. False when it launches none.
-fn measure(test: &mut Test, launches: &Path) -> bool {
-    // The driver appends.
-    if launches.exists() && files::write(launches, "").is_err() {
-        return false;
-    }
-    let start = Instant::now();
-    let passed = passes(test, &[("PTX_SIM_LAUNCHES", launches)], Duration::from_secs(600));
-    test.seconds = start.elapsed().as_secs_f64();
-    test.kernels = std::fs::read_to_string(launches).unwrap_or_default().lines().map(str::to_owned).collect();
-    if passed != Some(true) {
-        println!("{} fails without a mutation and is left out", test.name);
-    }
-    passed == Some(true) && !test.kernels.is_empty()
-}
-
-/// Whether one test passes; `None` when it was not done in time.
-fn passes(test: &Test, variables: &[(&str, &Path)], limit: Duration) -> Option<bool> {
-    let mut command = Command::new(&test.program);
-    command.args(["--exact", &test.name, "--test-threads", "1"]).envs(variables.iter().copied());
-    command.current_dir(&test.dir);
-    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(mut child) = quiet.spawn() else { return Some(false) };
-    let start = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status.success()),
-            Ok(None) if start.elapsed() < limit => std::thread::sleep(Duration::from_millis(5)),
-            _ => {
-                // It may have ended just now; either way it is gone.
-                let _ = child.kill();
-                let _ = child.wait();
-                return None;
-            }
-        }
-    }
 }
 
 /// `count` of `mutants`, the same ones for the same seed, in the order of the file.
@@ -269,7 +175,7 @@ fn try_one(
     }
     for test in tests {
         let limit = Duration::from_secs_f64(10.0 + 10.0 * test.seconds);
-        match passes(test, &[("PTX_SIM_REPLACE", &path)], limit) {
+        match suite::passes(test, &[("PTX_SIM_REPLACE", &path)], limit) {
             Some(true) => {}
             Some(false) => return Ok(Fate::Killed),
             None => return Ok(Fate::TimedOut),
@@ -306,24 +212,5 @@ mod tests {
         };
         assert!(report("a", &[], &[], &mutants, &fates(3)));
         assert!(!report("a", &[], &[], &mutants, &fates(4)));
-    }
-
-    #[test]
-    fn a_test_that_hangs_is_stopped() {
-        // `sleep --exact ...` and `false` stand for test programs.
-        let dir = root().join("target/kernels");
-        std::fs::create_dir_all(&dir).unwrap();
-        let script = dir.join("hangs.sh");
-        std::fs::write(&script, "#!/bin/sh\nsleep 60\n").unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let test = |program: &str| Test {
-            program: program.into(),
-            dir: root().into(),
-            name: "a".into(),
-            seconds: 0.0,
-            kernels: BTreeSet::new(),
-        };
-        assert_eq!(passes(&test(&script.to_string_lossy()), &[], Duration::from_millis(50)), None);
-        assert_eq!(passes(&test("false"), &[], Duration::from_secs(10)), Some(false));
     }
 }

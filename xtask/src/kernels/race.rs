@@ -12,44 +12,53 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{fmt, path::Path, time::Instant};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::PathBuf,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
 /// Seconds and MiB for one launch.
-const SECONDS: u32 = 300;
+const SECONDS: u32 = 120;
 const MEMORY: u32 = 4096;
 
-#[derive(Debug, Deserialize)]
+/// Launches at a time.
+const WORKERS: usize = 2;
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Launches {
+pub(super) struct Launches {
     #[serde(default)]
-    launches: Vec<Launch>,
+    pub launches: Vec<Launch>,
 }
 
 /// One launch of one kernel.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-struct Launch {
-    kernel: String,
-    grid: Vec<u32>,
-    block: Vec<u32>,
+pub(super) struct Launch {
+    pub kernel: String,
+    pub grid: Vec<u32>,
+    pub block: Vec<u32>,
     /// Bytes of shared memory that the launch adds.
     #[serde(default)]
-    shared: u32,
-    /// The last parameters, which are numbers; those before them are pointers.
-    #[serde(default)]
-    values: Vec<toml::Value>,
-    /// Pointers that are null, by their place.
-    #[serde(default)]
-    null: Vec<usize>,
+    pub shared: u32,
+    /// A number for each parameter, or `"pointer"`. A null pointer is the number 0.
+    pub parameters: Vec<toml::Value>,
     /// What is known to come out.
     #[serde(default)]
-    expect: Verdict,
+    pub expect: Verdict,
 }
 
 /// What the verifier says.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-enum Verdict {
+pub(super) enum Verdict {
     #[default]
     Proven,
     Refuted,
@@ -71,46 +80,18 @@ impl fmt::Display for Verdict {
 /// # Errors
 /// [`Error::Kernels`] when something else came out than is known; each is printed.
 pub(super) fn run(toolkit: &Toolkit, only: &[String]) -> Result<()> {
-    let path = root().join("kernels/race.toml");
+    let path = path();
     let toml = |source| Error::Toml { path: path.clone(), source: Box::new(source) };
     let Launches { mut launches } = toml::from_str(&read(&path)?).map_err(toml)?;
     launches.retain(|l| only.is_empty() || only.iter().any(|o| l.kernel.contains(o.as_str())));
-    let mut kernels: Vec<(Entry, String)> = Vec::new();
-    for source in build::sources()? {
-        let text = read(&source.ptx)?;
-        kernels.extend(ptx::entries(&text).into_iter().map(|entry| (entry, text.clone())));
-    }
-    let (mut failures, mut counts) = (Vec::new(), [0; 3]);
-    println!("{:<40} {:>14} {:>6} {:<11} {:>7} {:>8}", "kernel", "grid", "block", "", "seconds", "MiB");
-    for launch in &launches {
-        let Some((entry, text)) = kernels.iter().find(|(e, _)| e.name == launch.kernel) else {
-            failures.push(format!("{}: {} names it, and no source has it", launch.kernel, shown(&path)));
-            continue;
-        };
-        let start = Instant::now();
-        let report = match input(launch, entry) {
-            Ok(input) => verify(toolkit, launch, text, &input)?,
-            Err(what) => {
-                failures.push(format!("{}: {what}", launch.kernel));
-                continue;
-            }
-        };
-        let (verdict, reason) = verdict(&report);
-        let dims = |d: &[u32]| d.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
-        let (grid, block) = (dims(&launch.grid), dims(&launch.block));
-        let (seconds, mib) = (start.elapsed().as_secs_f64(), report["peak_rss_mib"].as_f64().unwrap_or(0.0));
-        println!("{:<40} {grid:>14} {block:>6} {verdict:<11} {seconds:>7.1} {mib:>8.0}  {reason}", launch.kernel);
-        counts[verdict as usize] += 1;
-        if verdict != launch.expect {
-            failures.push(format!("{}: expected {}, got {verdict}: {reason}", launch.kernel, launch.expect));
-        }
-    }
-    let [proven, refuted, not_handled] = counts;
-    println!("{proven} launches proven, {refuted} refuted, {not_handled} not handled");
-    let without = kernels.iter().filter(|(e, _)| !launches.iter().any(|l| l.kernel == e.name));
-    let without: Vec<_> = without.map(|(e, _)| e.name.as_str()).collect();
-    if only.is_empty() && !without.is_empty() {
-        println!("without a launch in {}: {}", shown(&path), without.join(", "));
+    let kernels = kernels()?;
+    let outcomes = verify_all(toolkit, &kernels, &launches)?;
+    let differ = launches.iter().zip(&outcomes).filter(|(launch, outcome)| launch.expect != outcome.verdict);
+    let failures = differ.map(|(l, o)| format!("{}: expected {}, got {}: {}", l.kernel, l.expect, o.verdict, o.reason));
+    let failures: Vec<String> = failures.collect();
+    let n_without = kernels.iter().filter(|(e, _)| !launches.iter().any(|l| l.kernel == e.name)).count();
+    if only.is_empty() && 0 < n_without {
+        println!("{n_without} kernels have no launch in {}", shown(&path));
     }
     failures.iter().for_each(|f| println!("FAILED: {f}"));
     match failures.len() {
@@ -119,24 +100,104 @@ pub(super) fn run(toolkit: &Toolkit, only: &[String]) -> Result<()> {
     }
 }
 
+/// The committed launches.
+pub(super) fn path() -> PathBuf {
+    root().join("kernels/race.toml")
+}
+
+/// All kernels, each with the text of its file.
+///
+/// # Errors
+/// [`Error::Read`].
+pub(super) fn kernels() -> Result<Vec<(Entry, String)>> {
+    let mut kernels = Vec::new();
+    for source in build::sources()? {
+        let text = read(&source.ptx)?;
+        kernels.extend(ptx::entries(&text).into_iter().map(|entry| (entry, text.clone())));
+    }
+    Ok(kernels)
+}
+
+/// What came out for one launch.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub verdict: Verdict,
+    /// Why it is not a proof.
+    pub reason: String,
+}
+
+/// Runs the verifier on each launch, two at a time, and prints a table.
+///
+/// # Errors
+/// When the verifier cannot be run.
+pub(super) fn verify_all(toolkit: &Toolkit, kernels: &[(Entry, String)], launches: &[Launch]) -> Result<Vec<Outcome>> {
+    println!("{:<40} {:>14} {:>7} {:<11} {:>7} {:>8}", "kernel", "grid", "block", "", "seconds", "MiB");
+    let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(launch) = launches.get(i) else { break };
+                    let outcome = verify(toolkit, kernels, launch, i);
+                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((i, outcome));
+                }
+            });
+        }
+    });
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|(i, _)| *i);
+    let outcomes = outcomes.into_iter().map(|(_, outcome)| outcome).collect::<Result<Vec<_>>>()?;
+    let count = |verdict| outcomes.iter().filter(|o| o.verdict == verdict).count();
+    let [proven, refuted, not_handled] = [Verdict::Proven, Verdict::Refuted, Verdict::NotHandled].map(count);
+    let proof =
+        |(launch, outcome): (&Launch, &Outcome)| (outcome.verdict == Verdict::Proven).then(|| launch.kernel.clone());
+    let n_kernels = launches.iter().zip(&outcomes).filter_map(proof).collect::<BTreeSet<_>>().len();
+    println!("{proven} launches of {n_kernels} kernels proven, {refuted} refuted, {not_handled} not handled");
+    Ok(outcomes)
+}
+
+/// Runs the verifier on one launch, and prints a line of the table.
+fn verify(toolkit: &Toolkit, kernels: &[(Entry, String)], launch: &Launch, nth: usize) -> Result<Outcome> {
+    let start = Instant::now();
+    let not_handled = |reason: String| (Outcome { verdict: Verdict::NotHandled, reason }, 0.0);
+    let (outcome, mib) = match kernels.iter().find(|(e, _)| e.name == launch.kernel) {
+        None => not_handled("no source has this kernel".into()),
+        Some((entry, text)) => match input(launch, entry) {
+            Err(what) => not_handled(what),
+            Ok(input) => {
+                let report = report(toolkit, nth, text, &input)?;
+                let (verdict, reason) = verdict(&report);
+                (Outcome { verdict, reason }, report["peak_rss_mib"].as_f64().unwrap_or(0.0))
+            }
+        },
+    };
+    let dims = |d: &[u32]| d.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+    println!(
+        "{:<40} {:>14} {:>7} {:<11} {:>7.1} {mib:>8.0}  {}",
+        launch.kernel,
+        dims(&launch.grid),
+        dims(&launch.block),
+        outcome.verdict,
+        start.elapsed().as_secs_f64(),
+        outcome.reason
+    );
+    Ok(outcome)
+}
+
 /// The verifier's input file (`spverify.kernel-input/v1`), or what does not fit the kernel.
 fn input(launch: &Launch, entry: &Entry) -> std::result::Result<Value, String> {
-    let n_pointers = entry.params.len().checked_sub(launch.values.len());
-    let n_pointers =
-        n_pointers.ok_or_else(|| format!("{} values for {} parameters", launch.values.len(), entry.params.len()))?;
-    let (pointers, numbers) = entry.params.split_at(n_pointers);
-    if let Some((kind, name)) = pointers.iter().find(|(kind, _)| kind != "u64") {
-        return Err(format!("{name} is {kind} and not a pointer: a value is missing"));
+    let (given, wanted) = (launch.parameters.len(), entry.params.len());
+    if given != wanted {
+        return Err(format!("{given} parameters are given, it has {wanted}"));
     }
     let (mut arguments, mut declarations) = (Vec::new(), Vec::new());
-    for (i, (kind, name)) in pointers.iter().enumerate() {
-        match launch.null.contains(&i) {
-            true => arguments.push(json!({"parameter": name, "type": kind, "value": 0})),
-            false => declarations.push(json!({"parameter": name, "type": "pointer"})),
+    for ((kind, name), value) in entry.params.iter().zip(&launch.parameters) {
+        match value.as_str() {
+            None => arguments.push(json!({"parameter": name, "type": kind, "value": value})),
+            Some("pointer") if kind == "u64" => declarations.push(json!({"parameter": name, "type": "pointer"})),
+            Some(text) => return Err(format!("{name} is a {kind}, not `{text}`")),
         }
-    }
-    for ((kind, name), value) in numbers.iter().zip(&launch.values) {
-        arguments.push(json!({"parameter": name, "type": kind, "value": value}));
     }
     let three = |d: &[u32]| (0..3).map(|i| d.get(i).copied().unwrap_or(1)).collect::<Vec<_>>();
     Ok(json!({
@@ -152,8 +213,8 @@ fn input(launch: &Launch, entry: &Entry) -> std::result::Result<Value, String> {
 }
 
 /// The verifier's report. Its exit code is no verdict.
-fn verify(toolkit: &Toolkit, launch: &Launch, text: &str, input: &Value) -> Result<Value> {
-    let ptx = files::scratch(&format!("race/{}.ptx", launch.kernel))?;
+fn report(toolkit: &Toolkit, nth: usize, text: &str, input: &Value) -> Result<Value> {
+    let ptx = files::scratch(&format!("race/{nth}.ptx"))?;
     let json = ptx.with_extension("json");
     files::write(&ptx, &without_bfi(text))?;
     files::write(&json, &input.to_string())?;
@@ -161,8 +222,7 @@ fn verify(toolkit: &Toolkit, launch: &Launch, text: &str, input: &Value) -> Resu
     command.arg(&ptx).arg("--input").arg(&json);
     command.args(["--timeout", &SECONDS.to_string(), "--memory-limit-mib", &MEMORY.to_string()]);
     let done = command.output().map_err(|source| Error::Start { command: crate::project::shown(&command), source })?;
-    let unreadable =
-        |_| Error::Unreadable { tool: "sentryward", file: Path::new(&launch.kernel).into(), what: "its report" };
+    let unreadable = |_| Error::Unreadable { tool: "sentryward", file: ptx.clone(), what: "its report" };
     serde_json::from_slice(&done.stdout).map_err(unreadable)
 }
 
@@ -205,7 +265,7 @@ mod tests {
     use super::*;
 
     fn launch() -> Launch {
-        let text = r#"launches = [{ kernel = "add", grid = [2], block = [128], values = [7, 0.5], null = [1] }]"#;
+        let text = r#"launches = [{ kernel = "add", grid = [2], block = [128], parameters = ["pointer", 0, 7, 0.5] }]"#;
         toml::from_str::<Launches>(text).unwrap().launches.remove(0)
     }
 
@@ -215,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_the_last_parameters() {
+    fn pointers_are_declared_and_numbers_given() {
         let input = input(&launch(), &entry(&["u64", "u64", "u32", "f32"])).unwrap();
         assert_eq!(input["declarations"], json!([{"parameter": "add_param_0", "type": "pointer"}]));
         let arguments = json!([
@@ -229,8 +289,8 @@ mod tests {
 
     #[test]
     fn a_launch_that_does_not_fit_is_refused() {
-        assert!(input(&launch(), &entry(&["u32"])).unwrap_err().contains("2 values for 1"));
-        assert!(input(&launch(), &entry(&["u64", "u32", "u32", "f32"])).unwrap_err().contains("not a pointer"));
+        assert!(input(&launch(), &entry(&["u32"])).unwrap_err().contains("4 parameters"));
+        assert!(input(&launch(), &entry(&["u32", "u64", "u32", "f32"])).unwrap_err().contains("`pointer`"));
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub(super) struct Mix {
     /// Loads and stores of 16 bytes a thread in global memory, copies to shared memory among the loads.
     pub wide_loads: usize,
     pub wide_stores: usize,
-    /// The most 16-byte loads of one basic block that are under way before the first of them is waited for.
+    /// The most 16-byte loads and copies of one basic block that are under way before the first of them is waited for. Pipelines have
+    /// several times as many, one for each stage.
     pub loads_in_flight: usize,
     /// The innermost loop with the most matrix products; all of the code where no loop has any.
     pub hot: Hot,
@@ -211,10 +212,11 @@ impl Function {
     /// See [`Mix::loads_in_flight`].
     fn loads_in_flight(&self) -> usize {
         let starts: Vec<usize> = self.labels.values().copied().collect();
-        let (mut most, mut in_flight) = (0, Vec::new());
+        // First registers of loads, and copies to shared memory since the last wait for those.
+        let (mut most, mut in_flight, mut copies) = (0, Vec::new(), 0);
         for (i, instruction) in self.code.iter().enumerate() {
             if starts.contains(&i) {
-                in_flight.clear();
+                (in_flight, copies) = (Vec::new(), 0);
             }
             let named = registers(&instruction.operands);
             if instruction.base() == "LDG" && instruction.width() == 16 {
@@ -222,13 +224,16 @@ impl Function {
                 let (to, from) = named.split_first().map_or((None, &[][..]), |(to, from)| (Some(*to), from));
                 in_flight.retain(|first| !from.iter().any(|r| (*first..first + 4).contains(r)));
                 in_flight.extend(to);
-                most = most.max(in_flight.len());
             } else {
                 in_flight.retain(|first| !named.iter().any(|r| (*first..first + 4).contains(r)));
             }
-            if ["BRA", "EXIT", "RET", "CALL"].contains(&instruction.base()) && !instruction.guarded {
-                in_flight.clear();
+            match instruction.base() {
+                "LDGSTS" if instruction.width() == 16 => copies += 1,
+                "DEPBAR" => copies = 0,
+                "BRA" | "EXIT" | "RET" | "CALL" if !instruction.guarded => (in_flight, copies) = (Vec::new(), 0),
+                _ => {}
             }
+            most = most.max(in_flight.len() + copies);
         }
         most
     }

@@ -82,6 +82,8 @@ fn loads_are_in_flight_until_one_is_read() {
     assert_eq!(code(&[a, "FADD R0, R20, UR6", b, c]), 3);
     assert_eq!(code(&[a, "LDG.E.128 R8, [R4.64]"]), 1);
     assert_eq!(code(&["LDG.E R4, [R2.64]"]), 0);
+    let copy = "LDGSTS.E.BYPASS.128 [R20], [R2.64]";
+    assert_eq!(code(&[copy, copy, a, "DEPBAR.LE SB0, 0x0", copy]), 3);
 }
 
 #[test]

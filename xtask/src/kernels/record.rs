@@ -1,0 +1,160 @@
+//! `cargo xtask kernels --record`: real launches for the race verifier, so that no one has to make up parameters that a kernel is never given.
+//! Of what the project's tests launch, a few small launches of every kernel become `kernels/race.toml`, with what the verifier says of them.
+use super::{
+    Toolkit, files,
+    ptx::Entry,
+    race::{self, Launch, Outcome, Verdict},
+    suite::{self, Recorded},
+};
+use crate::error::Result;
+use std::collections::BTreeMap;
+use toml::Value;
+
+/// Launches of each kernel: with two, one has sizes that vectors do not divide, as a rule.
+const EACH: usize = 2;
+
+/// What opens the file.
+const HEAD: &str = "\
+# Launches at which sentryward proves that no two accesses race; `cargo xtask kernels --race` runs it, and fails where something else comes out.
+# Written by `cargo xtask kernels --record` from launches of the project's tests: for each kernel the smallest with several blocks.
+# `parameters` has a number for each parameter, or \"pointer\"; a null pointer is 0. `not-handled` is no statement about the kernel.
+";
+
+/// Writes the file.
+///
+/// # Errors
+/// Those of the tests and of the verifier.
+pub(super) fn run(toolkit: &Toolkit) -> Result<()> {
+    let kernels = race::kernels()?;
+    let recorded: Vec<Recorded> = suite::run_all()?.into_iter().flat_map(|test| test.launches).collect();
+    let launches = pick(recorded, &kernels);
+    let outcomes = race::verify_all(toolkit, &kernels, &launches)?;
+    let entries: Vec<String> = launches.iter().zip(&outcomes).map(|(l, o)| entry(l, o)).collect();
+    files::write(&race::path(), &format!("{HEAD}{}", entries.concat()))
+}
+
+/// For each kernel the launches with the fewest threads, those of several blocks first, in the order of the kernels.
+fn pick(recorded: Vec<Recorded>, kernels: &[(Entry, String)]) -> Vec<Launch> {
+    let mut by_kernel: BTreeMap<String, Vec<Recorded>> = BTreeMap::new();
+    for launch in recorded {
+        by_kernel.entry(launch.kernel.clone()).or_default().push(launch);
+    }
+    let mut picked = Vec::new();
+    for (entry, _) in kernels {
+        let mut launches = by_kernel.remove(&entry.name).unwrap_or_default();
+        launches.sort_by_key(|l| (l.grid == [1, 1, 1], l.threads()));
+        let mut of_kernel: Vec<Launch> = Vec::new();
+        for launch in launches.iter().filter_map(|l| decode(l, entry)) {
+            if of_kernel.len() < EACH && !of_kernel.contains(&launch) {
+                of_kernel.push(launch);
+            }
+        }
+        picked.extend(of_kernel);
+    }
+    picked
+}
+
+/// A recorded launch with its parameters as numbers, or `None` when the bytes do not fit the kernel.
+fn decode(recorded: &Recorded, entry: &Entry) -> Option<Launch> {
+    let mut at = 0_usize;
+    let mut parameters = Vec::new();
+    for (kind, _) in &entry.params {
+        let size = match kind.as_str() {
+            "u64" | "s64" | "b64" | "f64" => 8,
+            "u32" | "s32" | "b32" | "f32" => 4,
+            _ => return None,
+        };
+        at = at.next_multiple_of(size);
+        let bytes = recorded.parameters.get(at..at + size)?;
+        at += size;
+        let low = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+        parameters.push(match (kind.as_str(), bytes.try_into()) {
+            ("f32", _) => Value::Float(f64::from(f32::from_bits(low))),
+            ("f64", Ok(bytes)) => Value::Float(f64::from_le_bytes(bytes)),
+            ("s32", _) => Value::Integer(i64::from(low as i32)),
+            // Memory of the simulated device begins above 32 bits, and no size reaches it.
+            (_, Ok(bytes)) => match u64::from_le_bytes(bytes) {
+                n if n >> 32 == 0 || kind == "s64" => Value::Integer(n as i64),
+                _ => Value::String("pointer".into()),
+            },
+            (_, Err(_)) => Value::Integer(i64::from(low)),
+        });
+    }
+    let trimmed = |d: [u32; 3]| {
+        let n = d.iter().rposition(|n| *n != 1).map_or(1, |last| last + 1);
+        d.into_iter().take(n).collect()
+    };
+    Some(Launch {
+        kernel: entry.name.clone(),
+        grid: trimmed(recorded.grid),
+        block: trimmed(recorded.block),
+        shared: recorded.shared,
+        parameters,
+        expect: Verdict::Proven,
+    })
+}
+
+/// A launch as the file has it. One that was refuted is still expected to be proven, so that it is not overlooked.
+fn entry(launch: &Launch, outcome: &Outcome) -> String {
+    let values: Vec<_> = launch.parameters.iter().map(ToString::to_string).collect();
+    let Launch { kernel, grid, block, shared, .. } = launch;
+    let shared = if *shared == 0 { String::new() } else { format!("shared = {shared}\n") };
+    let expect = match outcome.verdict {
+        Verdict::NotHandled => format!("expect = \"not-handled\" # {}\n", outcome.reason),
+        Verdict::Proven | Verdict::Refuted => String::new(),
+    };
+    let parameters = values.join(", ");
+    format!(
+        "\n[[launches]]\nkernel = \"{kernel}\"\ngrid = {grid:?}\nblock = {block:?}\n{shared}parameters = [{parameters}]\n{expect}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel() -> Entry {
+        let params = ["u64", "u32", "u64", "f32"].iter().enumerate();
+        let params = params.map(|(i, t)| ((*t).to_owned(), format!("add_param_{i}"))).collect();
+        Entry { name: "add".into(), params, max_threads: Some(128), lines: 0..1 }
+    }
+
+    fn recorded(grid: u32, n: u32) -> Recorded {
+        let mut parameters = 0x7_0000_0000_u64.to_le_bytes().to_vec();
+        parameters.extend(n.to_le_bytes());
+        parameters.extend([0; 4]);
+        parameters.extend(0_u64.to_le_bytes());
+        parameters.extend(0.5_f32.to_le_bytes());
+        Recorded { kernel: "add".into(), grid: [grid, 1, 1], block: [64, 2, 1], shared: 16, parameters }
+    }
+
+    #[test]
+    fn parameters_are_read_by_their_types() {
+        let launch = decode(&recorded(2, 9), &kernel()).unwrap();
+        let expected = [Value::String("pointer".into()), Value::Integer(9), Value::Integer(0), Value::Float(0.5)];
+        assert_eq!(launch.parameters, expected);
+        assert_eq!((launch.grid, launch.block), (vec![2], vec![64, 2]));
+        let short = Recorded { parameters: vec![0; 8], ..recorded(2, 9) };
+        assert_eq!(decode(&short, &kernel()), None);
+    }
+
+    #[test]
+    fn small_launches_of_several_blocks_come_first() {
+        let kernels = [(kernel(), String::new())];
+        let picked =
+            pick(vec![recorded(1, 1), recorded(8, 2), recorded(2, 3), recorded(2, 3), recorded(4, 4)], &kernels);
+        let grids: Vec<_> = picked.iter().map(|l| l.grid.clone()).collect();
+        assert_eq!(grids, [[2], [4]]);
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let launch = decode(&recorded(2, 9), &kernel()).unwrap();
+        let proven = Outcome { verdict: Verdict::Proven, reason: String::new() };
+        let other = Outcome { verdict: Verdict::NotHandled, reason: "unsupported: \"atom\"".into() };
+        let text = format!("{HEAD}{}{}", entry(&launch, &proven), entry(&launch, &other));
+        let read: race::Launches = toml::from_str(&text).unwrap();
+        assert_eq!(read.launches[0], launch);
+        assert_eq!(read.launches[1].expect, Verdict::NotHandled);
+    }
+}
