@@ -115,11 +115,11 @@ template <bool SLOPE> __device__ __forceinline__ void score(float (&s)[2][4], fl
 template <int D, int THREADS>
 __device__ __forceinline__ void forward(float* shared, const float* __restrict__ q, const float* __restrict__ k,
                                         const float* __restrict__ v, const u32* __restrict__ pieces, float* __restrict__ y,
-                                        float* __restrict__ lse, int heads, int kv_heads, int head_dim, int past, int window, float scale,
+                                        float* __restrict__ lse, int tokens, int heads, int kv_heads, int head_dim, int past, int window, float scale,
                                         float cap) {
     constexpr int R = THREADS / WARP * OWN_PER_WARP;
     const int warp = threadIdx.x / WARP, head = blockIdx.y, kv_stride = kv_heads * head_dim;
-    const Piece piece = piece_of_block(pieces);
+    const Piece piece = piece_of_block<R, Of::Queries>(pieces, tokens);
     float* const streamed = shared + R * STRIDE<D>;
     float* const p = streamed + STREAM * STRIDE<D> + warp * OWN_PER_WARP * P_STRIDE;
     const float* const own = shared + warp * OWN_PER_WARP * STRIDE<D>;
@@ -185,7 +185,7 @@ __device__ __forceinline__ void backward_q(float* shared, const float* __restric
                                            int tokens, int heads, int kv_heads, int head_dim, int window, float scale, float cap) {
     constexpr int R = THREADS / WARP * OWN_PER_WARP;
     const int warp = threadIdx.x / WARP, head = blockIdx.y, kv_stride = kv_heads * head_dim;
-    const Piece piece = piece_of_block(pieces);
+    const Piece piece = piece_of_block<R, Of::Queries>(pieces, tokens);
     float* const own_dy = shared + R * STRIDE<D>;
     float* const streamed = own_dy + R * STRIDE<D>;
     float* const ds = streamed + STREAM * STRIDE<D> + warp * OWN_PER_WARP * P_STRIDE;
@@ -243,7 +243,7 @@ __device__ __forceinline__ void backward_kv(float* shared, const float* __restri
                                             float scale, float cap) {
     constexpr int R = THREADS / WARP * OWN_PER_WARP;
     const int warp = threadIdx.x / WARP, kv_head = blockIdx.y, group = heads / kv_heads, stride = heads * head_dim;
-    const Piece piece = piece_of_block(pieces);
+    const Piece piece = piece_of_block<R, Of::Keys>(pieces, tokens);
     float* const own_v = shared + R * STRIDE<D>;
     float* const streamed = own_v + R * STRIDE<D>;
     float* const kept = streamed + STREAM * STRIDE<D> + warp * OWN_PER_WARP * P_STRIDE;
@@ -301,10 +301,10 @@ __device__ __forceinline__ void backward_kv(float* shared, const float* __restri
 #define ATTENTION(D, THREADS, BLOCKS)                                                                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_f32_##D(                                                                 \
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v, const u32* __restrict__ pieces,               \
-        float* __restrict__ y, float* __restrict__ lse, int heads, int kv_heads, int head_dim, int past, int window, float scale,            \
+        float* __restrict__ y, float* __restrict__ lse, int tokens, int heads, int kv_heads, int head_dim, int past, int window, float scale,            \
         float cap) {                                                                                                                         \
         extern __shared__ __align__(16) float shared[];                                                                                      \
-        forward<D, THREADS>(shared, q, k, v, pieces, y, lse, heads, kv_heads, head_dim, past, window, scale, cap);                           \
+        forward<D, THREADS>(shared, q, k, v, pieces, y, lse, tokens, heads, kv_heads, head_dim, past, window, scale, cap);                           \
     }                                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward_q_f32_##D(                                                      \
         const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v, const float* __restrict__ dy,                 \

@@ -49,7 +49,7 @@ __device__ __forceinline__ void backward_kv(u8* shared, const bf16* __restrict__
                                             float scale_k) {
     constexpr u32 TILE = QUERIES * D * 2, STAGE = 2 * TILE + 2 * QUERIES * sizeof(float);
     const int warp = threadIdx.x / WARP, kv_head = blockIdx.y, group = heads / kv_heads;
-    const Piece piece = piece_of_block(pieces);
+    const Piece piece = piece_of_block<ROWS, Of::Keys>(pieces, tokens);
     const u32 k_tile = shared_address(shared), v_tile = k_tile + ROWS * D * 2, stages = v_tile + ROWS * D * 2;
 
     const int last_key = min(piece.first + ROWS, piece.end) - 1;
@@ -71,9 +71,9 @@ __device__ __forceinline__ void backward_kv(u8* shared, const bf16* __restrict__
     copy_step(stages, head, row);
     cp_async_commit();
 
-    float dk_sum[D / 8][4], dv_sum[D / 8][4];
-    clear(dk_sum);
-    clear(dv_sum);
+    float dk_sum[1][D / 8][4], dv_sum[1][D / 8][4];
+    clear(dk_sum[0]);
+    clear(dv_sum[0]);
     const int first_key_row = piece.first + warp * 16;
     u32 stage = 0;
     while (head < (kv_head + 1) * group) {
@@ -90,15 +90,17 @@ __device__ __forceinline__ void backward_kv(u8* shared, const bf16* __restrict__
             cp_async_commit();
         }
 
+        // No query of the step sees a key of the warp.
+        if (step_row + QUERIES <= first_key_row || last_key < first_key_row || step_row >= end_query(first_key_row + 15, end, window)) continue;
         // Transposed scores: rows are the warp's keys, columns queries.
-        float s[QUERIES / 8][4], dp[QUERIES / 8][4];
-        clear(s);
-        product_rows<D>(s, k_tile, warp * 16, q_tile);
-        clear(dp);
-        product_rows<D>(dp, v_tile, warp * 16, dy_tile);
+        float s[1][QUERIES / 8][4], dp[1][QUERIES / 8][4];
+        clear(s[0]);
+        product_rows<D>(s[0], k_tile, warp * 16, q_tile);
+        clear(dp[0]);
+        product_rows<D>(dp[0], v_tile, warp * 16, dy_tile);
         const bool whole = step_row >= first_key_row + 15 && step_row + QUERIES <= end_query(first_key_row, end, window);
         differentiate(
-            s, dp, multiplier, inner, whole, [&](int i, int j) { return of_queries[i * 8 + c_column(j)]; },
+            s[0], dp[0], multiplier, inner, whole, [&](int i, int j) { return of_queries[i * 8 + c_column(j)]; },
             [&](int i, int j) { return of_queries[QUERIES + i * 8 + c_column(j)]; },
             [&](int i, int j) {
                 const int query = step_row + i * 8 + c_column(j), key = first_key_row + c_row(j);
@@ -113,8 +115,8 @@ __device__ __forceinline__ void backward_kv(u8* shared, const bf16* __restrict__
             return key < piece.end ? to + ((u64)(u32)key * kv_heads + kv_head) * head_dim : nullptr;
         };
     };
-    store_rows<D>(dk_sum, scale_k, scale_k, head_dim, rows_of_pairs(dk, head_dim), at(dk));
-    store_rows<D>(dv_sum, 1.0f, 1.0f, head_dim, rows_of_pairs(dv, head_dim), at(dv));
+    store_rows<D>(dk_sum[0], scale_k, scale_k, head_dim, rows_of_pairs(dk, head_dim), at(dk));
+    store_rows<D>(dv_sum[0], 1.0f, 1.0f, head_dim, rows_of_pairs(dv, head_dim), at(dv));
 }
 
 // A piece of 64 queries of one head, tiles of `KEYS` keys up to the diagonal.
@@ -125,7 +127,7 @@ __device__ __forceinline__ void backward_q(u8* shared, const bf16* __restrict__ 
                                            int head_dim, int window, float multiplier, float inner, float scale_q) {
     constexpr u32 TILE = KEYS * D * 2;
     const int warp = threadIdx.x / WARP, head = blockIdx.y;
-    const Piece piece = piece_of_block(pieces);
+    const Piece piece = piece_of_block<ROWS, Of::Queries>(pieces, tokens);
     const u32 base = shared_address(shared);
     k += head / (heads / kv_heads) * D;
     v += head / (heads / kv_heads) * D;
@@ -146,11 +148,11 @@ __device__ __forceinline__ void backward_q(u8* shared, const bf16* __restrict__ 
     }
     cp_async_wait<0>();
     __syncthreads();
-    u32 q_fragments[D / 16][4], dy_fragments[D / 16][4];
+    u32 q_fragments[1][D / 16][4], dy_fragments[1][D / 16][4];
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
-        load_a<D>(q_fragments[i], base, warp * 16, i * 16);
-        load_a<D>(dy_fragments[i], base + ROWS * D * 2, warp * 16, i * 16);
+        load_a<D>(q_fragments[0][i], base, warp * 16, i * 16);
+        load_a<D>(dy_fragments[0][i], base + ROWS * D * 2, warp * 16, i * 16);
     }
     __syncthreads();
     auto copy_step = [&](u32 stage, int row) {
@@ -160,28 +162,30 @@ __device__ __forceinline__ void backward_q(u8* shared, const bf16* __restrict__ 
     };
     copy_step(base, row);
 
-    float sum[D / 8][4];
-    clear(sum);
+    float sum[1][D / 8][4];
+    clear(sum[0]);
     for (u32 stage = 0; row < end; row += KEYS, stage ^= 1) {
         cp_async_wait<0>();
         __syncthreads(); // this step is here, and no warp reads the other stage any more
         const u32 k_tile = base + stage * 2 * TILE, v_tile = k_tile + TILE;
         if (row + KEYS < end) copy_step(base + (stage ^ 1) * 2 * TILE, row + KEYS);
-        float s[KEYS / 8][4], dp[KEYS / 8][4];
-        clear(s);
+        // No query of the warp sees a key of the step.
+        if (row >= min(first_query + 16, end) || row + KEYS <= first_key(first_query, piece.begin, 0, window)) continue;
+        float s[1][KEYS / 8][4], dp[1][KEYS / 8][4];
+        clear(s[0]);
         product_rows<D>(s, q_fragments, k_tile);
-        clear(dp);
+        clear(dp[0]);
         product_rows<D>(dp, dy_fragments, v_tile);
         const bool whole = row + KEYS <= first_query + 1 && row >= first_key(first_query + 15, piece.begin, 0, window);
         differentiate(
-            s, dp, multiplier, inner, whole, [&](int, int j) { return row_lse[j / 2]; }, [&](int, int j) { return row_delta[j / 2]; },
+            s[0], dp[0], multiplier, inner, whole, [&](int, int j) { return row_lse[j / 2]; }, [&](int, int j) { return row_delta[j / 2]; },
             [&](int i, int j) {
                 const int query = first_query + c_row(j), key = row + i * 8 + c_column(j);
                 return key <= query && key >= first_key(query, piece.begin, 0, window);
             });
         product_columns<D>(sum, dp, k_tile);
     }
-    store_rows<D>(sum, scale_q, scale_q, head_dim, rows_of_pairs(dq, head_dim), [&](int h) -> float* {
+    store_rows<D>(sum[0], scale_q, scale_q, head_dim, rows_of_pairs(dq, head_dim), [&](int h) -> float* {
         const int t = first_query + c_row(2 * h);
         return t < piece.end ? dq + ((u64)(u32)t * heads + head) * head_dim : nullptr;
     });

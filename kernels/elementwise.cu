@@ -1,10 +1,12 @@
 // Operations on each element alone: conversions, sums, factors, the halves of weights. Bound by memory: a thread has one group of elements.
 #include "blocks.cuh"
 
-// y = x in another type. The value passes through f32, which holds every bf16 and f16.
+// y = x in another type. The value passes through f32, which holds every bf16 and f16. Groups are what 16 bytes hold of the wider type: of
+// more, a warp would touch every sector twice.
 template <class To, class From>
 __device__ __forceinline__ void convert(const typename From::Element* x, typename To::Element* y, u64 n, u64 groups) {
-    each_group<8>(n, groups, [=](auto width, u64 at) {
+    constexpr int GROUP = sizeof(typename To::Element) + sizeof(typename From::Element) > 4 ? 4 : 8;
+    each_group<GROUP>(n, groups, [=](auto width, u64 at) {
         constexpr int N = decltype(width)::value;
         Pack<N> pack = load_as<From, N>(x + at);
         // A NaN that is only widened becomes quiet as well.

@@ -8,8 +8,8 @@
 // the same, and no shared memory lies between the loads and the products. x is rounded to bf16 on the way. Up to 8 * GROUPS rows of x.
 template <int GROUPS>
 __device__ __forceinline__ void gemv_bf16(const bf16* w, const float* x, float* y, u32 n, u32 k, u32 tokens) {
-    constexpr u32 WARPS = 8, ROWS = 16, PIECE = 64, STRIDE = 8 * GROUPS + 1;
-    __shared__ float parts[WARPS][ROWS * STRIDE];
+    constexpr u32 WARPS = 8, ROWS = 16, PIECE = 64, STRIDE = 20;
+    __shared__ float parts[WARPS][8 * GROUPS * STRIDE]; // token by token; the stride keeps the accesses below in different banks
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4;
     const u32 row = blockIdx.x * ROWS + g;
     const bool low = row < n, high = row + 8 < n;
@@ -51,14 +51,14 @@ __device__ __forceinline__ void gemv_bf16(const bf16* w, const float* x, float* 
 #pragma unroll
     for (int i = 0; i < GROUPS; i++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) parts[warp][(g + e / 2 * 8) * STRIDE + i * 8 + lane % 4 * 2 + e % 2] = sums[i][e];
+        for (int e = 0; e < 4; e++) parts[warp][(i * 8 + lane % 4 * 2 + e % 2) * STRIDE + g + e / 2 * 8] = sums[i][e];
     __syncthreads();
     // The warps' sums, from the first to the last.
-    const u32 r = threadIdx.x % ROWS, token = threadIdx.x / ROWS;
+    const u32 r = lane % ROWS, token = warp / 4 * 8 + lane / ROWS * 4 + warp % 4;
     if (token < tokens && blockIdx.x * ROWS + r < n) {
         float sum = 0.0f;
 #pragma unroll
-        for (int i = 0; i < WARPS; i++) sum += parts[i][r * STRIDE + token];
+        for (int i = 0; i < WARPS; i++) sum += parts[i][token * STRIDE + r];
         y[(u64)token * n + blockIdx.x * ROWS + r] = sum;
     }
 }

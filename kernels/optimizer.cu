@@ -32,13 +32,13 @@ template <int N> __device__ __forceinline__ void store_halves(u16* high, u16* lo
 }
 
 extern "C" __global__ __launch_bounds__(256) void split_f32(const float* __restrict__ w, u16* __restrict__ high, u16* __restrict__ low, u64 n, u64 groups) {
-    each_group<8>(n, groups, [=](auto width, u64 at) {
+    each_group<4>(n, groups, [=](auto width, u64 at) {
         constexpr int N = decltype(width)::value;
         store_halves<N>(high + at, low + at, load<N>(w + at));
     });
 }
 extern "C" __global__ __launch_bounds__(256) void join_f32(const u16* __restrict__ high, const u16* __restrict__ low, float* __restrict__ w, u64 n, u64 groups) {
-    each_group<8>(n, groups, [=](auto width, u64 at) {
+    each_group<4>(n, groups, [=](auto width, u64 at) {
         constexpr int N = decltype(width)::value;
         store(w + at, load_halves<N>(high + at, low + at));
     });

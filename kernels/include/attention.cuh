@@ -7,11 +7,14 @@
 
 constexpr float LN_2 = 0.6931471805599453f;
 
-// A block's piece of a sequence: rows `first ..` of the sequence whose rows are `begin .. end`. The host lists those with most work first.
+// A block's piece of a sequence: rows `first ..` of the sequence whose rows are `begin .. end`. The host lists those with most work first;
+// without a list all rows are one sequence, cut into pieces of `ROWS`. Late queries see most keys, early keys are seen by most queries.
 struct Piece {
     int first, begin, end;
 };
-__device__ __forceinline__ Piece piece_of_block(const u32* __restrict__ pieces) {
+enum class Of { Queries, Keys };
+template <int ROWS, Of OF> __device__ __forceinline__ Piece piece_of_block(const u32* __restrict__ pieces, int tokens) {
+    if (pieces == nullptr) return {(int)(OF == Of::Queries ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * ROWS, 0, tokens};
     const uint4 p = reinterpret_cast<const uint4*>(pieces)[blockIdx.x];
     return {(int)p.x, (int)p.y, (int)p.z};
 }
@@ -103,30 +106,39 @@ template <int D, int N> __device__ __forceinline__ void product_rows(float (&c)[
         }
     }
 }
-// The same with A in registers.
-template <int D, int N> __device__ __forceinline__ void product_rows(float (&c)[N][4], const u32 (&a)[D / 16][4], u32 b_tile) {
+// The same with A in registers, 16 M rows of it: each b is used M times.
+template <int D, int M, int N>
+__device__ __forceinline__ void product_rows(float (&c)[M][N][4], const u32 (&a)[M][D / 16][4], u32 b_tile) {
 #pragma unroll
     for (int k = 0; k < D; k += 16)
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
             u32 b[4];
             load_b<D>(b, b_tile, n * 8, k);
-            mma_bf16(c[n], a[k / 16], b[0], b[1]);
-            mma_bf16(c[n + 1], a[k / 16], b[2], b[3]);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                mma_bf16(c[m][n], a[m][k / 16], b[0], b[1]);
+                mma_bf16(c[m][n + 1], a[m][k / 16], b[2], b[3]);
+            }
         }
 }
-// c += P B for a warp's 16 x 8N accumulators P, rounded to bf16, and 8N rows of tile `b`.
-template <int D, int N> __device__ __forceinline__ void product_columns(float (&c)[D / 8][4], const float (&p)[N][4], u32 b_tile) {
+// c += P B for a warp's 16 M x 8 N accumulators P, rounded to bf16, and 8N rows of tile `b`.
+template <int D, int M, int N>
+__device__ __forceinline__ void product_columns(float (&c)[M][D / 8][4], const float (&p)[M][N][4], u32 b_tile) {
 #pragma unroll
     for (int k = 0; k < N / 2; k++) {
-        u32 a[4];
-        a_of_c<N>(a, p, k);
+        u32 a[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) a_of_c<N>(a[m], p[m], k);
 #pragma unroll
         for (int n = 0; n < D / 8; n += 2) {
             u32 b[4];
             load_b_trans<D>(b, b_tile, k * 16, n * 8);
-            mma_bf16(c[n], a, b[0], b[1]);
-            mma_bf16(c[n + 1], a, b[2], b[3]);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                mma_bf16(c[m][n], a[m], b[0], b[1]);
+                mma_bf16(c[m][n + 1], a[m], b[2], b[3]);
+            }
         }
     }
 }

@@ -109,7 +109,10 @@ fn convert_values(device: &Device, y: Address, to: DType, x: Address, from: DTyp
         let launch = Launch::over(entry, elements, 1, THREADS, u32::MAX);
         return device.launch(op, launch, Quantise { x, blocks: y, n: n as u64 });
     }
-    let (launch, groups) = groups(entry, n, 8, aligned(&[(x, 16), (y, 16)]));
+    // A group is 16 bytes of the wider type.
+    let each = if from == F32 || to == F32 { 4 } else { 8 };
+    let bytes = |dtype: DType| dtype.bytes(each) as u64;
+    let (launch, groups) = groups(entry, n, each, aligned(&[(x, bytes(from)), (y, bytes(to))]));
     device.launch(op, launch, Convert { x, y, n: n as u64, groups })
 }
 

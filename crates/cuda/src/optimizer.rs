@@ -42,7 +42,7 @@ pub(crate) fn split(device: &Device, high: &mut Tensor, low: &mut Tensor, w: &Te
     let (op, n) = ("split", w.elements());
     want_halves(op, high, low, n)?;
     let (w, high, low) = (device.read(op, w, F32)?, device.write(op, high, BF16)?, device.write(op, low, BF16)?);
-    let (launch, groups) = groups("split_f32", n, 8, aligned(&[(w, 16), (high, 16), (low, 16)]));
+    let (launch, groups) = groups("split_f32", n, 4, aligned(&[(w, 16), (high, 8), (low, 8)]));
     device.launch(op, launch, Split { w, high, low, n: n as u64, groups })
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn join(device: &Device, w: &mut Tensor, high: &Tensor, low: &Tensor)
     let (op, n) = ("join", w.elements());
     want_halves(op, high, low, n)?;
     let (high, low, w) = (device.read(op, high, BF16)?, device.read(op, low, BF16)?, device.write(op, w, F32)?);
-    let (launch, groups) = groups("join_f32", n, 8, aligned(&[(w, 16), (high, 16), (low, 16)]));
+    let (launch, groups) = groups("join_f32", n, 4, aligned(&[(w, 16), (high, 8), (low, 8)]));
     device.launch(op, launch, Join { high, low, w, n: n as u64, groups })
 }
 

@@ -1,18 +1,41 @@
-//! Attention in the manner of FlashAttention-2 (Dao, arXiv 2307.08691): tiles of 64 queries by 64 keys, four warps of 16 rows, scores never in
-//! memory. `kernels/attention_mma.cu` and `kernels/attention_mma_backward.cu`.
+//! Attention in the manner of FlashAttention-2 (Dao, arXiv 2307.08691): a block owns rows of one side and goes over tiles of the other, scores
+//! never in memory. In bf16 on tensor cores (`kernels/attention_mma.cu`, `attention_mma_backward.cu`), in f32 (`attention_f32.cu`), and for
+//! one query over a long cache (`attention_decode.cu`).
+//!
+//! What a step of a warp takes is counted where the source says it (products, scores, copies). The rest is read off the machine code that
+//! ptxas 12.6 makes for sm_80, along the path of a tile that is wholly below the diagonal, without a cap of scores.
 use crate::{
     cost::{Counts, Launch},
     gpu::WARP,
 };
 
-/// Queries of a block, keys of a step.
-const TILE: f64 = 64.0;
-const WARPS: f64 = 4.0;
 const BF16: f64 = 2.0;
 const F32: f64 = 4.0;
 
+/// Rows that a block owns on tensor cores, 16 a warp.
+const OWN: f64 = 64.0;
+/// The same in f32, 8 a warp.
+const OWN_F32: f64 = 32.0;
+/// Warps of a block.
+const WARPS: f64 = 4.0;
 /// Head widths that kernels are compiled for; others are padded with zeros to the next.
 const WIDTHS: [u32; 6] = [16, 32, 64, 80, 96, 128];
+
+/// Instructions of a `cp.async` of 16 bytes: itself, its address, its bound. Machine code: 8 copies in 66 instructions.
+const COPY: f64 = 8.25;
+/// Instructions of a warp's step that no formula below counts: waits, the loop, reductions of rows, addresses of fragments. Machine code:
+/// 598 of the forward's step at head_dim 128 and 408 at 64, of which 532 and 338 are counted.
+const FORWARD_REST: f64 = 68.0;
+/// The same of dk and dv: 488 at head_dim 128, of which 354 are counted.
+const BACKWARD_KV_REST: f64 = 134.0;
+/// The same of dq: 328, of which 282.
+const BACKWARD_Q_REST: f64 = 46.0;
+/// f32: instructions of one product for each channel, 8 of them multiply-adds; the others read shared memory.
+const PRODUCT_F32: f64 = 10.0;
+/// f32: instructions that copy a streamed row's channel, four of which share an iteration of 81.
+const COPY_F32: f64 = 81.0 / 16.0;
+/// f32: softmax of 8 x 32 scores.
+const SOFTMAX_F32: f64 = 230.0;
 
 /// One layer's attention over equal sequences.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,16 +48,37 @@ pub(crate) struct Attention {
     pub(crate) heads: f64,
     pub(crate) kv_heads: f64,
     pub(crate) head_dim: f64,
+    /// Whether factors are rounded to bf16 for the tensor cores.
+    pub(crate) tensor: bool,
+}
+
+/// A kernel over tiles: what one warp does in one step over `stream` rows of the other side.
+#[derive(Clone, Copy, Debug, Default)]
+struct Step {
+    stream: f64,
+    mma: f64,
+    ldmatrix: f64,
+    /// Reads of shared memory other than ldmatrix, in clocks.
+    shared: f64,
+    fp32: f64,
+    sfu: f64,
+    rest: f64,
 }
 
 impl Attention {
+    /// Channels with their padding.
     fn width(&self) -> f64 {
         let wide = WIDTHS.iter().map(|&w| f64::from(w)).find(|&w| self.head_dim <= w);
         wide.unwrap_or((self.head_dim / 16.0).ceil() * 16.0)
     }
 
+    fn own(&self) -> f64 {
+        if self.tensor { OWN } else { OWN_F32 }
+    }
+
+    /// Blocks of one head of one sequence.
     fn pieces(&self) -> f64 {
-        (self.queries / TILE).ceil()
+        (self.queries / self.own()).ceil()
     }
 
     /// Pairs of a query and a key that it sees.
@@ -42,147 +86,171 @@ impl Attention {
         self.sequences * self.heads * self.queries * (self.past + (self.queries + 1.0) / 2.0)
     }
 
-    /// Tiles of scores that are not wholly above the diagonal, of one head of one sequence.
+    /// Square tiles of scores, as large as a block's rows, that are not wholly above the diagonal; of one head of one sequence.
     fn tiles(&self) -> f64 {
-        let pieces = self.pieces();
+        let own = self.own();
         // The last piece sees all keys, the first those of the past and its own.
-        let last = ((self.past + self.queries) / TILE).ceil();
-        let first = ((self.past + self.queries.min(TILE)) / TILE).ceil();
-        pieces * (first + last) / 2.0
-    }
-
-    /// A launch of blocks that do `tiles / blocks` steps each on average, and at most `most`.
-    fn launch(&self, counts: Counts, blocks: f64, mean: f64, most: f64) -> Launch {
-        Launch { largest: (most / mean).max(1.0), trips: 2.0, ..Launch::even(counts, blocks, 2.0) }
+        let last = ((self.past + self.queries) / own).ceil();
+        let first = ((self.past + self.queries.min(own)) / own).ceil();
+        self.pieces() * (first + last) / 2.0
     }
 
     /// Scores, softmax and values.
     pub(crate) fn forward(&self) -> Launch {
         let d = self.width();
-        let heads = self.sequences * self.heads;
-        let steps = heads * self.tiles();
-        // Of one warp in one step: both products; the softmax of 16 x 64 scores, 32 a lane.
-        let (mma, ldmatrix, scores) = (d, d / 2.0, TILE / 2.0);
-        // Maximum, scale and subtract, sum; two scores to a pair of bf16; the accumulators' rescaling.
-        let fp32 = 3.0 * scores + scores / 2.0 + d / 2.0;
-        let copies = 2.0 * TILE * d * BF16;
-        // A copy of 16 bytes has an address and a bound.
-        let copying = COPY_INSTRUCTIONS * copies / 16.0 / WARP;
-        let issue = WARPS * (mma + ldmatrix + fp32 + scores + STEP_INSTRUCTIONS) + copying;
-        let rows = heads * self.queries;
-        let own = rows * d * BF16 + rows * (self.head_dim + 1.0) * F32;
-        let keys = 2.0 * self.sequences * self.kv_heads * (self.past + self.queries) * d * BF16;
-        let counts = Counts {
-            flops: 4.0 * self.pairs() * self.head_dim,
-            dram_bytes: own + keys,
-            l2_bytes: own + steps * copies,
-            mma: steps * WARPS * mma,
-            ldmatrix: steps * WARPS * ldmatrix,
-            shared_clocks: steps * (WARPS * 4.0 * ldmatrix + copies / 128.0),
-            issue_clocks: steps * issue,
-            fp32: steps * WARPS * fp32,
-            sfu: steps * WARPS * scores,
+        let step = if self.tensor {
+            let scores = OWN * 16.0 / WARP;
+            Step {
+                stream: OWN,
+                mma: d,
+                ldmatrix: d / 2.0,
+                // Maximum, scale and subtract, sum; accumulators rescaled; two scores rounded to a pair.
+                fp32: 3.0 * scores + d / 2.0 + scores / 2.0,
+                sfu: scores,
+                rest: FORWARD_REST,
+                ..Step::default()
+            }
+        } else {
+            self.step_f32(2.0)
         };
-        let most = ((self.past + self.queries) / TILE).ceil();
-        self.launch(counts, heads * self.pieces(), self.tiles() / self.pieces(), most)
+        let heads = self.sequences * self.heads;
+        let element = if self.tensor { BF16 } else { F32 };
+        let own = heads * self.queries * (d * element + (self.head_dim + 1.0) * F32);
+        let keys = 2.0 * self.sequences * self.kv_heads * (self.past + self.queries) * d * element;
+        let most = ((self.past + self.queries) / self.own()).ceil();
+        self.launch(&step, 4.0, own + keys, own, (heads * self.pieces(), 1.0, most))
     }
 
     /// dk and dv of a tile of keys, over the queries of all heads of its group.
     pub(crate) fn backward_kv(&self) -> Launch {
-        let step = |d: f64| {
-            (4.0 * TILE * d / 128.0, 2.0 * (d / 16.0) * (1.0 + TILE / 16.0) + 2.0 * (d / 16.0) * (TILE / 16.0))
-        };
-        self.backward(
-            step,
-            8.0,
-            self.sequences * self.kv_heads * self.pieces(),
-            self.heads / self.kv_heads,
-            2.0 * self.kv_heads,
-        )
-    }
-
-    /// dq of a tile of queries.
-    pub(crate) fn backward_q(&self) -> Launch {
-        let step = |d: f64| (3.0 * TILE * d / 128.0, 3.0 * (d / 16.0) * (TILE / 16.0));
-        // Scores are made twice; the operation's own work is ten per pair and channel, of which dq has two.
-        self.backward(step, 2.0, self.sequences * self.heads * self.pieces(), 1.0, self.heads)
-    }
-
-    fn backward(
-        &self,
-        step: impl Fn(f64) -> (f64, f64),
-        flops: f64,
-        blocks: f64,
-        group: f64,
-        out_heads: f64,
-    ) -> Launch {
         let d = self.width();
-        let steps = self.sequences * self.heads * self.tiles();
-        let (mma, ldmatrix) = step(d);
-        let scores = TILE / 2.0;
-        // Scale and subtract lse; dp - delta, times p; both rounded in pairs.
-        let fp32 = 3.0 * scores + scores;
-        let copies = 2.0 * TILE * d * BF16;
-        let issue =
-            WARPS * (mma + ldmatrix + fp32 + scores + STEP_INSTRUCTIONS) + COPY_INSTRUCTIONS * copies / 16.0 / WARP;
-        let tokens = self.sequences * self.queries;
-        let reads = tokens * d * BF16 * 2.0 * (self.heads + self.kv_heads);
-        let writes = tokens * self.head_dim * F32 * out_heads;
+        let step = if self.tensor {
+            // S and dP have a fragment of the warp's own rows beside those of the tile.
+            let stream = 32.0;
+            let fragments = d / 16.0 * (1.0 + stream / 16.0) + d / 16.0 * (stream / 16.0);
+            Step { ldmatrix: 2.0 * fragments, ..Self::step_mma(d, stream, 4.0, BACKWARD_KV_REST) }
+        } else {
+            self.step_f32(4.0)
+        };
+        let outputs = self.sequences * self.queries * 2.0 * self.kv_heads * self.head_dim * F32;
+        let group = self.heads / self.kv_heads;
+        // The operation's own work is ten per pair and channel, of which dv, dk, S and dP have eight.
+        let blocks = self.sequences * self.kv_heads * self.pieces();
+        self.launch(&step, 8.0, outputs + self.backward_reads(), outputs, (blocks, group, group * self.pieces()))
+    }
+
+    /// dq of a tile of queries. S and dP are made again.
+    pub(crate) fn backward_q(&self) -> Launch {
+        let d = self.width();
+        let step = if self.tensor {
+            let stream = if d <= 64.0 { 64.0 } else { 32.0 };
+            let fragments = 3.0 * (d / 16.0) * (stream / 16.0);
+            Step { ldmatrix: fragments, ..Self::step_mma(d, stream, 3.0, BACKWARD_Q_REST) }
+        } else {
+            self.step_f32(3.0)
+        };
+        let outputs = self.sequences * self.queries * self.heads * self.head_dim * F32;
+        let blocks = self.sequences * self.heads * self.pieces();
+        self.launch(&step, 2.0, outputs + self.backward_reads(), outputs, (blocks, 1.0, self.pieces()))
+    }
+
+    fn step_mma(d: f64, stream: f64, products: f64, rest: f64) -> Step {
+        let scores = stream * 16.0 / WARP;
+        // dp - delta, times p; scale and subtract lse. Rounded in pairs: p and ds for dv and dk, ds alone for dq.
+        let fp32 = 3.0 * scores + scores / 2.0 * (products - 2.0);
+        Step { stream, mma: products * stream * d / 128.0, fp32, sfu: scores, rest, ..Step::default() }
+    }
+
+    fn step_f32(&self, products: f64) -> Step {
+        let d = self.width();
+        let stream = 32.0;
+        Step {
+            stream,
+            // Two wavefronts for a read of 16 bytes a lane, of which many are the same.
+            shared: 2.0 * (PRODUCT_F32 - 8.0) * products * d,
+            fp32: 8.0 * products * d + 150.0,
+            sfu: 8.0,
+            rest: (PRODUCT_F32 - 8.0) * products * d + SOFTMAX_F32 - 150.0,
+            ..Step::default()
+        }
+    }
+
+    /// q, k, v and dy.
+    fn backward_reads(&self) -> f64 {
+        let element = if self.tensor { BF16 } else { F32 };
+        self.sequences * self.queries * self.width() * element * 2.0 * (self.heads + self.kv_heads)
+    }
+
+    /// `(blocks, heads of a block, tiles of the largest block)`.
+    fn launch(&self, step: &Step, flops: f64, dram: f64, own: f64, (blocks, group, most): (f64, f64, f64)) -> Launch {
+        let d = self.width();
+        let element = if self.tensor { BF16 } else { F32 };
+        let steps = self.sequences * self.heads * self.tiles() * self.own() / step.stream;
+        let copied = 2.0 * step.stream * d * element;
+        let copying = if self.tensor { COPY * copied / 16.0 / WARP } else { COPY_F32 * copied / F32 / WARP };
+        let issue = WARPS * (step.mma + step.ldmatrix + step.fp32 + step.sfu + step.rest) + copying;
         let counts = Counts {
             flops: flops * self.pairs() * self.head_dim,
-            dram_bytes: reads + writes,
-            l2_bytes: steps * copies + writes,
-            mma: steps * WARPS * mma,
-            ldmatrix: steps * WARPS * ldmatrix,
-            shared_clocks: steps * (WARPS * 4.0 * ldmatrix + copies / 128.0),
+            dram_bytes: dram,
+            l2_bytes: own + steps * copied,
+            mma: steps * WARPS * step.mma,
+            ldmatrix: steps * WARPS * step.ldmatrix,
+            shared_clocks: steps * (WARPS * (4.0 * step.ldmatrix + step.shared) + copied / 128.0),
             issue_clocks: steps * issue,
-            fp32: steps * WARPS * fp32,
-            sfu: steps * WARPS * scores,
+            fp32: steps * WARPS * step.fp32,
+            sfu: steps * WARPS * step.sfu,
         };
-        self.launch(counts, blocks, self.tiles() / self.pieces() * group, self.pieces() * group)
+        let mean = group * self.tiles() / self.pieces();
+        Launch { largest: (most / mean).max(1.0), trips: 2.0, ..Launch::even(counts, blocks, 2.0) }
     }
 
-    /// One query a sequence over a cache in f32, keys cut into parts so that the GPU is full: a warp reads a key or a value once for all query
-    /// heads of its group.
+    /// One query a sequence over a cache in f32: keys are cut into splits so that the GPU is full; a block reads a key and a value once for up
+    /// to eight query heads of their group.
     pub(crate) fn decode(&self) -> Launch {
         let keys = self.sequences * (self.past + self.queries);
-        let values = 2.0 * keys * self.kv_heads * self.head_dim;
-        let bytes = values * F32;
         let group = self.heads / self.kv_heads;
+        // Query heads of a block; keys of a place at once; lanes that share a key.
+        let (heads, at_once): (f64, f64) =
+            if group <= 1.0 { (1.0, 4.0) } else { (if group <= 4.0 { 4.0 } else { 8.0 }, 2.0) };
+        let lanes = [8.0, 16.0, 32.0].into_iter().find(|l| self.head_dim <= 8.0 * l).unwrap_or(32.0);
+        let visits = (group / heads).ceil();
+        let bytes = 2.0 * keys * self.kv_heads * self.head_dim * F32;
         let own = 2.0 * self.sequences * self.heads * self.head_dim * F32;
-        let lanes = values / WARP;
-        let scores = keys * self.heads / WARP;
-        let fp32 = lanes * group;
+        // Steps of all warps: each is of `at_once` keys for each group of lanes.
+        let steps = visits * self.kv_heads * keys / (at_once * WARP / lanes);
+        let shuffles = at_once * f64::log2(lanes);
         let counts = Counts {
             flops: 4.0 * keys * self.heads * self.head_dim,
             dram_bytes: bytes + own,
-            l2_bytes: bytes + own,
-            // A load of 16 bytes and the loop for four values; a score costs a reduction over lanes, an exponential and a rescaling.
-            issue_clocks: lanes * (0.75 + group) + DECODE_SCORE_INSTRUCTIONS * scores * WARP / 8.0,
-            fp32,
-            sfu: scores,
+            l2_bytes: visits * bytes + own,
+            shared_clocks: steps * heads * shuffles,
+            issue_clocks: steps * (DECODE_STEP + heads * (DECODE_HEAD + 2.0 * shuffles + 16.0 * at_once)),
+            fp32: steps * heads * (DECODE_HEAD / 2.0 + shuffles + 16.0 * at_once),
+            sfu: steps * heads * (1.0 + at_once),
             ..Counts::default()
         };
-        let parts = (keys / self.sequences / DECODE_PART).ceil();
-        Launch { trips: 3.0, ..Launch::even(counts, self.sequences * self.kv_heads * parts, 8.0) }
+        let keys = keys / self.sequences;
+        let split = ((keys / DECODE_SPLITS / DECODE_KEYS).ceil() * DECODE_KEYS).max(DECODE_KEYS);
+        let splits = (keys / split).ceil();
+        Launch { trips: 3.0, ..Launch::even(counts, self.sequences * self.kv_heads * visits * splits, 4.0) }
     }
 }
 
-/// Instructions of one warp in one step that are none of the counted ones: waits, the loop, reductions of two rows over four lanes.
-const STEP_INSTRUCTIONS: f64 = 40.0;
-/// Instructions of a copy of 16 bytes: itself, its address, its bound.
-const COPY_INSTRUCTIONS: f64 = 4.0;
-/// Keys of one block when a single query reads a long cache.
-const DECODE_PART: f64 = 256.0;
-/// Instructions of one score when one query is decoded, for the eight lanes or so that share a key.
-const DECODE_SCORE_INSTRUCTIONS: f64 = 8.0;
+/// Keys of a split are a multiple of these.
+const DECODE_KEYS: f64 = 64.0;
+/// Splits of a cache, at most.
+const DECODE_SPLITS: f64 = 64.0;
+/// Instructions of a step of decoding that all heads share: addresses, loads, bounds. Machine code of `attention_decode_f32_16_4`.
+const DECODE_STEP: f64 = 93.0;
+/// Instructions of a step for one head beside its products and its sums over lanes: maximum, exponentials, rescaling. Machine code.
+const DECODE_HEAD: f64 = 50.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn attention(queries: f64, past: f64) -> Attention {
-        Attention { sequences: 1.0, queries, past, heads: 32.0, kv_heads: 8.0, head_dim: 128.0 }
+        Attention { sequences: 1.0, queries, past, heads: 32.0, kv_heads: 8.0, head_dim: 128.0, tensor: true }
     }
 
     /// `spec/cuda.md`, section 2: as many mma as the lower triangle's tiles take, at least two for each ldmatrix.
@@ -204,8 +272,20 @@ mod tests {
 
     #[test]
     fn the_backward_multiplies_seven_times_where_the_forward_does_twice() {
-        let a = attention(1024.0, 0.0);
-        assert_eq!((a.backward_kv().counts.mma + a.backward_q().counts.mma) / a.forward().counts.mma, 3.5);
+        for head_dim in [64.0, 128.0] {
+            let a = Attention { head_dim, ..attention(1024.0, 0.0) };
+            assert_eq!((a.backward_kv().counts.mma + a.backward_q().counts.mma) / a.forward().counts.mma, 3.5);
+        }
+    }
+
+    /// The f32 kernels multiply as often: 32 lanes and one multiply-add each, where an mma has 2048.
+    #[test]
+    fn f32_does_the_same_products_on_its_lanes() {
+        let tensor = attention(1024.0, 0.0);
+        let f32 = Attention { tensor: false, ..tensor };
+        let ratio = f32.forward().counts.fp32 * WARP / (tensor.forward().counts.mma * 2048.0);
+        // Smaller tiles skip more of the upper triangle; softmax adds a little.
+        assert!((0.95..1.1).contains(&ratio), "{ratio}");
     }
 
     #[test]

@@ -19,8 +19,16 @@ pub const GRAPH_GAP: f64 = 0.5e-6;
 /// end of what is commonly measured for a driver call of its own with checked arguments.
 pub const HOST_LAUNCH: f64 = 4e-6;
 
+/// What the processor takes to put one kernel into a graph that is captured anew for each token, and to update the last one by it.
+/// Assumption: 1.5 us, less than a launch, since nothing goes to the device.
+pub const GRAPH_CAPTURE: f64 = 1.5e-6;
+
 /// What the processor takes to launch a whole graph. Assumption: 10 us, a few calls.
 pub const GRAPH_LAUNCH: f64 = 10e-6;
+
+/// What it costs when the processor waits for a number: the GPU runs dry, a few bytes are copied, the next launch starts from nothing.
+/// Assumption: 15 us.
+pub const HOST_WAIT: f64 = 15e-6;
 
 /// What one or more launches of a kernel do. Numbers are of all launches together; instructions are of warps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -124,12 +132,14 @@ pub(crate) struct Launch {
     pub(crate) largest: f64,
     /// Dependent trips to memory before a block has anything to do.
     pub(crate) trips: f64,
+    /// Of the instructions, those at a block's end, when it has nothing else to do.
+    pub(crate) tail_issue: f64,
 }
 
 impl Launch {
     /// A launch of equal blocks.
     pub(crate) fn even(counts: Counts, blocks: f64, resident: f64) -> Launch {
-        Launch { counts, blocks: blocks.max(1.0), resident, largest: 1.0, trips: 1.0 }
+        Launch { counts, blocks: blocks.max(1.0), resident, largest: 1.0, trips: 1.0, tail_issue: 0.0 }
     }
 
     /// Seconds on the GPU, and what they are spent on.
@@ -154,10 +164,12 @@ impl Launch {
             (c.dram_bytes / gpu.dram_bytes_per_second, Limit::Dram),
         ];
         let (most, limit) = times.into_iter().fold((0.0, Limit::Latency), |a, b| if a.0 < b.0 { b } else { a });
-        // A block that is alone on its SM waits for its first data each time; with company only the first wave does.
+        // A block that is alone on its SM waits for its first data each time, and writes its results while nothing is multiplied; with company
+        // only the first wave waits, and the others multiply.
         let waits = if self.resident < 2.0 { (self.blocks / sms).ceil() } else { 1.0 };
         let wait = self.trips * MEMORY_LATENCY * waits;
-        (most + wait, if most < wait { Limit::Latency } else { limit })
+        let tail = if self.resident < 2.0 { clocks(self.tail_issue / SCHEDULERS) } else { 0.0 };
+        (most + wait + tail, if most < wait { Limit::Latency } else { limit })
     }
 }
 

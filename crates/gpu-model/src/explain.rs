@@ -1,6 +1,6 @@
 //! Every number that is no count: what it is called, its value, why it is that.
 use crate::{
-    cost::{GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, MEMORY_LATENCY, STREAM_GAP},
+    cost::{GRAPH_CAPTURE, GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, HOST_WAIT, MEMORY_LATENCY, STREAM_GAP},
     gemm::{TILES, VECTOR_ROWS},
     gpu::Gpu,
     plan::HEAD_CHUNK_BYTES,
@@ -61,6 +61,18 @@ pub fn assumptions(gpu: &Gpu) -> Vec<Assumption> {
             "us",
             "assumed: the processor's time for one launch; work of shorter kernels waits for it",
         ),
+        one(
+            "GRAPH_CAPTURE",
+            GRAPH_CAPTURE * 1e6,
+            "us",
+            "assumed: the processor's time for one kernel of a graph, which is made anew for each token",
+        ),
+        one(
+            "HOST_WAIT",
+            HOST_WAIT * 1e6,
+            "us",
+            "assumed: lost where the processor waits for a number: a token's logits, a chunk's loss, a gradient's norm",
+        ),
         one("GRAPH_LAUNCH", GRAPH_LAUNCH * 1e6, "us", "assumed: the processor's time for one graph"),
         one(
             "HEAD_CHUNK_BYTES",
@@ -68,7 +80,13 @@ pub fn assumptions(gpu: &Gpu) -> Vec<Assumption> {
             "bytes",
             "logits in memory at a time when a loss is fused with its head (paring-ops)",
         ),
-        one("VECTOR_ROWS", f64::from(VECTOR_ROWS), "rows", "that one pass over a weight serves without tensor cores"),
+        one("VECTOR_ROWS", f64::from(VECTOR_ROWS[0]), "rows", "of activations that one pass over a bf16 weight serves"),
+        one(
+            "VECTOR_ROWS",
+            f64::from(VECTOR_ROWS[1]),
+            "rows",
+            "that one pass over any other weight serves; quantised weights know no tiles, and pass again for every eight",
+        ),
         one("RESERVED", RESERVED, "bytes", "assumed: what the driver and the allocator keep of the memory"),
     ];
     for tile in &TILES {

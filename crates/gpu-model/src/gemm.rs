@@ -25,10 +25,12 @@ pub struct Tile {
     pub other_per_step: f64,
 }
 
-/// The tiles of `kernels/gemm.cu`.
-pub const TILES: [Tile; 2] = [
-    Tile { name: "128x256", m: 128, n: 256, k: 32, warp_m: 64, warp_n: 64, resident: 1, other_per_step: 24.0 },
-    Tile { name: "128x128", m: 128, n: 128, k: 32, warp_m: 64, warp_n: 64, resident: 2, other_per_step: 24.0 },
+/// The tiles of `kernels/gemm_bf16.cu`. Other instructions as in the machine code that ptxas 12.6 makes for sm_80 of y = x w^T: loops of 120,
+/// 134 and 57 instructions.
+pub const TILES: [Tile; 3] = [
+    Tile { name: "gemm 128x256", m: 128, n: 256, k: 32, warp_m: 64, warp_n: 64, resident: 1, other_per_step: 34.0 },
+    Tile { name: "gemm 128x128", m: 128, n: 128, k: 32, warp_m: 64, warp_n: 64, resident: 2, other_per_step: 46.0 },
+    Tile { name: "gemm 64x64", m: 64, n: 64, k: 32, warp_m: 32, warp_n: 32, resident: 3, other_per_step: 29.0 },
 ];
 
 /// What one step of the hot loop of one block does.
@@ -104,8 +106,8 @@ pub(crate) fn tiled(gpu: &Gpu, tile: &Tile, p: &Product, splits: f64) -> Launch 
     let blocks = rows * columns * splits;
     let steps = (p.k / tk / splits).ceil();
     let step = tile.step();
-    // Accumulators go out in pairs of f32, each with its address and its bound.
-    let stores = tm * tn / 2.0 / WARP;
+    // Sums pass through shared memory and leave four to a lane.
+    let epilogue = blocks * EPILOGUE * tm * tn / 4.0 / WARP;
     let output = if splits > 1.0 { F32 * p.m * p.n * splits } else { p.output_bytes() };
     let loaded = blocks * steps * step.bytes;
     let counts = Counts {
@@ -114,15 +116,15 @@ pub(crate) fn tiled(gpu: &Gpu, tile: &Tile, p: &Product, splits: f64) -> Launch 
         l2_bytes: loaded + output,
         mma: blocks * steps * step.mma,
         ldmatrix: blocks * steps * step.ldmatrix,
-        shared_clocks: blocks * steps * step.shared_clocks,
-        issue_clocks: blocks * (steps * step.instructions + STORE_INSTRUCTIONS * stores),
+        shared_clocks: blocks * (steps * step.shared_clocks + 2.0 * F32 * tm * tn / 128.0),
+        issue_clocks: blocks * steps * step.instructions + epilogue,
         ..Counts::default()
     };
-    Launch::even(counts, blocks, tile.resident.into())
+    Launch { tail_issue: epilogue, ..Launch::even(counts, blocks, tile.resident.into()) }
 }
 
-/// Instructions of a store of the epilogue: itself, its address, its bound.
-const STORE_INSTRUCTIONS: f64 = 3.0;
+/// Instructions of the epilogue for four sums of each lane of a warp: to shared memory and back, addresses, bounds, choices. Machine code.
+const EPILOGUE: f64 = 78.0;
 
 /// Bytes of both operands from device memory. Once each if the smaller one stays in half of L2 while the other streams by, or else what each
 /// wave of blocks, laid out as a square as nearly as can be, has to read anew.
@@ -139,43 +141,47 @@ fn operand_bytes(gpu: &Gpu, tile: &Tile, p: &Product, rows: f64, columns: f64, l
     (waves * (high * tm + wide * tn) * p.k * BF16).clamp(a + b, loaded.max(a + b))
 }
 
-/// The f32 product on the f32 lanes: a thread's part of the tile, the depth of a step.
+/// A tile of the f32 product (`kernels/gemm_f32.cu`), on the f32 lanes: 256 threads, 16 of k between two barriers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LaneTile {
-    m: f64,
-    n: f64,
-    /// Rows and columns of a thread's part.
-    part: f64,
+    pub(crate) name: &'static str,
+    /// Rows and columns of the block's tile.
+    side: u32,
     resident: f64,
+    /// Instructions of a warp in one step. Machine code.
+    step: f64,
 }
 
+/// Elements of k of a step, and warps of a block.
+const LANE_K: f64 = 16.0;
+const LANE_WARPS: f64 = 8.0;
+
 pub(crate) const LANE_TILES: [LaneTile; 2] = [
-    LaneTile { m: 128.0, n: 128.0, part: 8.0, resident: 2.0 },
-    LaneTile { m: 64.0, n: 64.0, part: 4.0, resident: 4.0 },
+    LaneTile { name: "gemm_f32 128x128", side: 128, resident: 2.0, step: 1263.0 },
+    LaneTile { name: "gemm_f32 64x64", side: 64, resident: 3.0, step: 352.0 },
 ];
 
-/// The f32 product. Per unit of depth a thread reads a column and a row of its part from shared memory, 16 bytes an instruction, and
-/// multiplies them out; two more instructions for the loop and the copies.
+/// The f32 product.
 pub(crate) fn lanes(gpu: &Gpu, tile: &LaneTile, p: &Product, splits: f64) -> Launch {
-    let (rows, columns) = ((p.m / tile.m).ceil(), (p.n / tile.n).ceil());
+    let side = f64::from(tile.side);
+    let (rows, columns) = ((p.m / side).ceil(), (p.n / side).ceil());
     let blocks = rows * columns * splits;
-    let depth = (p.k / splits).ceil();
-    let warps = tile.m * tile.n / (tile.part * tile.part) / WARP;
-    let loads = 2.0 * tile.part / 4.0;
-    let loaded = blocks * depth * (tile.m + tile.n) * F32;
+    let steps = blocks * (p.k / LANE_K / splits).ceil();
+    let loaded = steps * 2.0 * side * LANE_K * F32;
     let output = if splits > 1.0 { F32 * p.m * p.n * splits } else { p.output_bytes() };
-    let fp32 = blocks * depth * warps * tile.part * tile.part;
-    let reads = blocks * depth * warps * loads;
-    let square = Tile { m: tile.m as u32, n: tile.n as u32, resident: tile.resident as u32, ..TILES[0] };
+    let square = Tile { m: tile.side, n: tile.side, resident: tile.resident as u32, ..TILES[0] };
     // The same traffic as on tensor cores, of elements twice as wide.
     let operands = 2.0 * operand_bytes(gpu, &square, p, rows, columns, loaded / 2.0);
+    let fp32 = steps * side * side * LANE_K / WARP;
+    // A thread has 4 x 4 of each 64 x 64: of every row of k it reads 16 bytes for its rows and 16 for its columns, which a warp needs one
+    // wavefront for, since its lanes share them. What arrives is written four bytes a lane.
+    let reads = steps * LANE_WARPS * LANE_K * 2.0 * side / 64.0;
     let counts = Counts {
         flops: p.flops(),
         dram_bytes: output + operands,
         l2_bytes: loaded + output,
-        // Threads of a warp share rows and columns: 16 lanes by 2 read 8 * part distinct values at a time.
-        shared_clocks: 2.0 * reads + loaded / 128.0,
-        issue_clocks: fp32 + reads + 2.0 * blocks * depth * warps,
+        shared_clocks: reads + loaded / F32 / WARP,
+        issue_clocks: steps * LANE_WARPS * tile.step + blocks * EPILOGUE * side * side / 4.0 / WARP,
         fp32,
         ..Counts::default()
     };
@@ -227,49 +233,78 @@ impl Weights {
     pub fn is_quantised(self) -> bool {
         matches!(self, Weights::Q8_0 | Weights::Q4_0 | Weights::Q4_1)
     }
+}
 
-    /// Instructions that make a value a number, beside its multiplications.
-    fn unpack(self) -> f64 {
-        match self {
-            Weights::F32 => 0.0,
-            // A shift or a mask.
-            Weights::Bf16 => 1.0,
-            // Extract and convert; scales are shared by 32.
-            Weights::Q8_0 => 2.0,
-            // One more to take the nibble out.
-            Weights::Q4_0 | Weights::Q4_1 => 3.0,
+/// Rows of activations that one pass over a weight serves at most: bf16, and all others.
+pub const VECTOR_ROWS: [u32; 2] = [16, 8];
+
+/// What a warp does in one step over a part of the weight, from the machine code of `kernels/gemv.cu` and `gemv_quantised.cu`.
+struct VectorStep {
+    name: &'static str,
+    /// Rows of the weight, and values of each.
+    rows: f64,
+    values: f64,
+    /// Instructions for any number of activations' rows, and for each of them.
+    base: f64,
+    each: f64,
+    mma: f64,
+    /// Rows of the weight of a block.
+    block_rows: f64,
+}
+
+impl VectorStep {
+    fn of(weights: Weights, activations: f64) -> VectorStep {
+        let step =
+            |name, values, base, each| VectorStep { name, rows: 1.0, values, base, each, mma: 0.0, block_rows: 8.0 };
+        // A lane has one of 32 blocks of a row.
+        let blocks = 32.0 * 32.0;
+        match weights {
+            Weights::F32 => step("gemv_f32", 512.0, 35.0, 35.0),
+            // On tensor cores, which take activations eight at a time.
+            Weights::Bf16 => {
+                let wide = activations > 8.0;
+                let (name, base, mma) = if wide { ("gemv_bf16_t16", 121.0, 8.0) } else { ("gemv_bf16_t8", 82.0, 4.0) };
+                VectorStep { name, rows: 16.0, values: 64.0, base, each: 0.0, mma, block_rows: 16.0 }
+            }
+            Weights::Q8_0 => step("gemv_q8_0", blocks, 107.0, 21.0),
+            Weights::Q4_0 => step("gemv_q4_0", blocks, 95.0, 24.0),
+            Weights::Q4_1 => step("gemv_q4_1", blocks, 92.0, 23.0),
         }
     }
 }
 
-/// Rows of activations that one pass over a weight serves.
-pub const VECTOR_ROWS: u32 = 8;
+/// Blocks of 256 threads that an SM holds: 40 registers a thread, shared memory for the rings.
+const VECTOR_RESIDENT: f64 = 6.0;
 
-/// A few rows of activations times a weight that is read once: a warp a row of the weight, 16 bytes a lane at a time.
-pub(crate) fn vectors(weights: Weights, p: &Product) -> Launch {
-    let passes = (p.m / f64::from(VECTOR_ROWS)).ceil();
+/// A few rows of activations times a weight that is read once for each of them that fit; further ones pass over it again.
+pub(crate) fn vectors(gpu: &Gpu, weights: Weights, p: &Product) -> (&'static str, Launch) {
+    let most = VECTOR_ROWS[usize::from(weights != Weights::Bf16)];
+    let passes = (p.m / f64::from(most)).ceil();
     let rows = (p.m / passes).ceil();
+    let step = VectorStep::of(weights, rows);
     let values = p.n * p.k;
-    // A warp's instruction covers a value of each lane.
-    let lanes = passes * values / WARP;
-    let per_load = 16.0 / weights.bytes();
-    // One load of weights and the loop's two instructions for each 16 bytes; activations come four to a load and are shared by no one.
-    let issue = lanes * ((3.0 / per_load) + weights.unpack() + rows * (1.0 + 0.25));
-    let weight_bytes = passes * values * weights.bytes();
-    let activations = F32 * p.m * (p.k + p.n);
-    // Each warp reads all of the activations: from L1, which shares its port with shared memory.
-    let cached = passes * p.n * rows * p.k * F32;
+    let steps = passes * (p.n / step.rows).ceil() * (p.k / step.values).ceil();
+    let weight_bytes = values * weights.bytes();
+    // Activations of quantised weights are bytes with a scale for 32.
+    let element = if weights.is_quantised() { 1.25 } else { F32 };
+    let activations = element * p.m * p.k + F32 * p.m * p.n;
+    // A weight that stays in L2 comes from memory once.
+    let read = if weight_bytes <= gpu.l2_bytes / 2.0 { weight_bytes } else { passes * weight_bytes };
+    let blocks = passes * (p.n / step.block_rows).ceil();
+    // All blocks read all of their activations: from L2 once a block, from the first-level cache once a row of the weight.
+    let shared = blocks * rows * p.k * element;
+    let each = if weights == Weights::Bf16 { shared } else { shared * step.block_rows };
     let counts = Counts {
         flops: p.flops(),
-        dram_bytes: weight_bytes + activations,
-        l2_bytes: weight_bytes + activations,
-        shared_clocks: (cached + weight_bytes) / 128.0,
-        issue_clocks: issue,
-        fp32: lanes * (rows + weights.unpack()),
+        dram_bytes: read + activations,
+        l2_bytes: passes * weight_bytes + shared + F32 * p.m * p.n,
+        mma: steps * step.mma,
+        shared_clocks: (each + passes * weight_bytes) / 128.0,
+        issue_clocks: steps * (step.base + step.each * rows),
+        fp32: if weights == Weights::F32 { passes * rows * values / WARP } else { 0.0 },
         ..Counts::default()
     };
-    // Four warps a block.
-    Launch::even(counts, passes * (p.n / 4.0).ceil(), 8.0)
+    (step.name, Launch::even(counts, blocks, VECTOR_RESIDENT))
 }
 
 #[cfg(test)]
@@ -314,7 +349,8 @@ mod tests {
         for weights in Weights::ALL {
             let product = Product { m: 1.0, n: 14336.0, k: 4096.0, accumulate: false };
             for gpu in [A100, H100] {
-                let (seconds, limit) = vectors(weights, &product).seconds(&gpu);
+                let (_, launch) = vectors(&gpu, weights, &product);
+                let (seconds, limit) = launch.seconds(&gpu);
                 let least = product.n * product.k * weights.bytes() / gpu.dram_bytes_per_second;
                 assert!(least < seconds, "{weights:?} {}", gpu.name);
                 if limit == Limit::Dram {

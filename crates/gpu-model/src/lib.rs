@@ -10,12 +10,15 @@ mod plan; // the kernels of a pass, in order
 mod predict; // the question and the answer
 mod shape; // architectures, published models
 
-pub use cost::{Counts, GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, Limit, MEMORY_LATENCY, STREAM_GAP};
+pub use cost::{
+    Counts, GRAPH_CAPTURE, GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, HOST_WAIT, Limit, MEMORY_LATENCY, STREAM_GAP,
+};
 pub use explain::{Assumption, assumptions};
 pub use gemm::{Step, TILES, Tile, VECTOR_ROWS, Weights};
 pub use gpu::{A100, GPUS, Gpu, H100, RTX4090, SCHEDULERS};
 pub use papers::{
-    Comparison, DIFFERENCES, PUBLISHED, Published, STUDENT_BATCH, TEACHER, TEACHER_BATCH, compare_papers, throughput,
+    Comparison, DIFFERENCES, PUBLISHED, Published, STUDENT_BATCH, TEACHER, TEACHER_BATCH, compare_papers,
+    mean_speed_ups, throughput,
 };
 pub use plan::{HEAD_CHUNK_BYTES, Kernel, Part};
 pub use predict::{LABEL, Memory, Prediction, RESERVED, Work, predict};

@@ -67,6 +67,8 @@ pub(crate) struct Plan<'a> {
     graph: bool,
     pub(crate) part: Part,
     pub(crate) kernels: Vec<Kernel>,
+    /// How often the processor waits for a number.
+    pub(crate) waits: f64,
 }
 
 /// What a product is for.
@@ -98,7 +100,7 @@ impl Pass {
 
 impl<'a> Plan<'a> {
     pub(crate) fn new(gpu: &'a Gpu, weights: Weights, graph: bool) -> Plan<'a> {
-        Plan { gpu, weights, graph, part: Part::Forward, kernels: Vec::new() }
+        Plan { gpu, weights, graph, part: Part::Forward, kernels: Vec::new(), waits: 0.0 }
     }
 
     /// Between two kernels.
@@ -125,6 +127,19 @@ impl<'a> Plan<'a> {
         self.push(op, kernel, &band(values, bytes, flops_per_value), 1.0);
     }
 
+    /// A kernel that has a row of `width` values a block, passes over memory so often in all, and reduces in between.
+    fn rows(
+        &mut self,
+        op: &'static str,
+        kernel: &'static str,
+        [rows, width]: [f64; 2],
+        passes: f64,
+        flops_per_value: f64,
+    ) {
+        let launch = band(rows * width, passes * F32 * rows * width, flops_per_value);
+        self.push(op, kernel, &Launch { blocks: rows.max(1.0), trips: 2.0, ..launch }, 1.0);
+    }
+
     /// A product, by whichever kernel the model finds quickest; casts of its f32 factors included.
     fn product(&mut self, op: &'static str, rows: f64, outputs: f64, inputs: f64, role: Role) {
         let p = match role {
@@ -133,8 +148,15 @@ impl<'a> Plan<'a> {
             Role::Dw => Product { m: outputs, n: inputs, k: rows, accumulate: true },
         };
         let mut ways: Vec<Vec<(&'static str, Launch)>> = Vec::new();
-        if role == Role::Forward && (rows <= f64::from(VECTOR_ROWS) || self.weights.is_quantised()) {
-            ways.push(vec![("vectors", vectors(self.weights, &p))]);
+        let [bf16_rows, other_rows] = VECTOR_ROWS.map(f64::from);
+        let few = if self.weights == Weights::Bf16 { bf16_rows } else { other_rows };
+        if role == Role::Forward && (rows <= few || self.weights.is_quantised()) {
+            // The host takes no tiles then, and has none for quantised weights.
+            if self.weights.is_quantised() {
+                self.band(op, "quantise_rows", p.m * p.k, p.m * p.k * (F32 + 1.25), 6.0);
+            }
+            let (kernel, launch) = vectors(self.gpu, self.weights, &p);
+            return self.push(op, kernel, &launch, 1.0);
         }
         let splits = [1.0, 2.0, 4.0, 8.0, 16.0];
         for splits in splits.into_iter().filter(|s| *s == 1.0 || 256.0 * s <= p.k) {
@@ -142,13 +164,13 @@ impl<'a> Plan<'a> {
                 if splits > 1.0 {
                     let values = p.m * p.n;
                     let passes = splits + if p.accumulate { 2.0 } else { 1.0 };
-                    way.push(("split sum", band(values, passes * F32 * values, splits)));
+                    way.push(("gemm_reduce", band(values, passes * F32 * values, splits)));
                 }
                 way
             };
             if self.weights == Weights::F32 {
                 for tile in &LANE_TILES {
-                    ways.push(reduce(vec![("gemm f32", lanes(self.gpu, tile, &p, splits))]));
+                    ways.push(reduce(vec![(tile.name, lanes(self.gpu, tile, &p, splits))]));
                 }
             } else {
                 for tile in &TILES {
@@ -170,14 +192,10 @@ impl<'a> Plan<'a> {
 
     /// The factors of a tensor-core product that are not bf16 yet.
     fn casts(&self, p: &Product, role: Role) -> Vec<(&'static str, Launch)> {
-        let cast = |values: f64, from: f64| ("to bf16", band(values, values * (from + BF16), 1.0));
+        let cast = |values: f64| ("cast_rows", band(values, values * (F32 + BF16), 1.0));
         match role {
-            // The weight is bf16 already, or is unpacked first.
-            Role::Forward if self.weights.is_quantised() => {
-                vec![cast(p.m * p.k, F32), cast(p.n * p.k, self.weights.bytes())]
-            }
-            Role::Forward | Role::Dx { .. } => vec![cast(p.m * p.k, F32)],
-            Role::Dw => vec![cast(p.m * p.k, F32), cast(p.n * p.k, F32)],
+            Role::Forward | Role::Dx { .. } => vec![cast(p.m * p.k)],
+            Role::Dw => vec![cast(p.m * p.k), cast(p.n * p.k)],
         }
     }
 
@@ -186,8 +204,15 @@ impl<'a> Plan<'a> {
         self.band("embed", "embed", values, values * (self.weights.bytes() + F32), 0.0);
     }
 
-    fn rms_norm(&mut self, op: &'static str, values: f64, passes: f64) {
-        self.band(op, "rms_norm", values, passes * F32 * values, 4.0);
+    fn rms_norm(&mut self, op: &'static str, rows: f64, width: f64) {
+        self.rows(op, "rms_norm", [rows, width], 2.0, 4.0);
+    }
+
+    /// dx, and the gain's gradient: a row of partial sums for each of at most 512 blocks, added by a second kernel.
+    fn rms_norm_backward(&mut self, op: &'static str, rows: f64, width: f64) {
+        self.rows(op, "rms_norm_backward", [rows, width], 4.0, 10.0);
+        let parts = rows.min(512.0) * width;
+        self.band(op, "add_columns", parts, F32 * parts, 1.0);
     }
 
     /// One block's forward.
@@ -195,7 +220,7 @@ impl<'a> Plan<'a> {
         let t = pass.tokens();
         let [h, d, f] = [shape.hidden, shape.head_dim, layer.ffn].map(f64::from);
         let (q, kv) = (d * f64::from(layer.heads), d * f64::from(layer.kv_heads));
-        self.rms_norm("input_layernorm", t * h, 2.0);
+        self.rms_norm("input_layernorm", t, h);
         for (op, out) in [("q_proj", q), ("k_proj", kv), ("v_proj", kv)] {
             self.product(op, t, out, h, Role::Forward);
         }
@@ -204,7 +229,7 @@ impl<'a> Plan<'a> {
         self.attention(shape, layer, pass);
         self.product("o_proj", t, h, q, Role::Forward);
         // x + o and its norm: two read, two written.
-        self.rms_norm("post_attention_layernorm", t * h, 4.0);
+        self.rows("post_attention_layernorm", "add_rms_norm", [t, h], 4.0, 5.0);
         if shape.gated {
             self.product("gate_proj", t, f, h, Role::Forward);
             self.product("up_proj", t, f, h, Role::Forward);
@@ -217,8 +242,9 @@ impl<'a> Plan<'a> {
         self.band("residual", "add", t * h, 3.0 * F32 * t * h, 1.0);
     }
 
-    fn spec(shape: &Shape, layer: &LayerShape, pass: &Pass) -> Attention {
+    fn spec(&self, shape: &Shape, layer: &LayerShape, pass: &Pass) -> Attention {
         Attention {
+            tensor: self.weights != Weights::F32,
             sequences: pass.sequences,
             queries: pass.queries,
             past: pass.past,
@@ -229,7 +255,7 @@ impl<'a> Plan<'a> {
     }
 
     fn attention(&mut self, shape: &Shape, layer: &LayerShape, pass: &Pass) {
-        let spec = Self::spec(shape, layer, pass);
+        let spec = self.spec(shape, layer, pass);
         let kv = f64::from(layer.kv_heads) * f64::from(shape.head_dim);
         if pass.cache {
             let values = 2.0 * pass.tokens() * kv;
@@ -238,8 +264,11 @@ impl<'a> Plan<'a> {
         if pass.queries < 2.0 {
             self.push("attention", "attention_decode", &spec.decode(), 1.0);
             let out = pass.sequences * f64::from(layer.heads * shape.head_dim);
-            self.band("attention", "attention_merge", out, 4.0 * F32 * out, 4.0);
+            self.band("attention", "attention_combine", out, 4.0 * F32 * out, 4.0);
             return;
+        }
+        if !spec.tensor {
+            return self.push("attention", "attention_f32", &spec.forward(), 1.0);
         }
         let keys = pass.sequences * (pass.past + pass.queries) * kv;
         self.push("attention", "attention_cast", &band(keys, keys * (F32 + BF16), 1.0), 2.0);
@@ -260,30 +289,38 @@ impl<'a> Plan<'a> {
         self.linear_backward("down_proj", t, h, f, false);
         if shape.gated {
             self.band("gated", "gated_backward", t * f, 5.0 * F32 * t * f, 16.0);
-            self.rms_norm("post_attention_layernorm", t * h, 2.0);
+            self.rms_norm("post_attention_layernorm", t, h);
             self.linear_backward("up_proj", t, f, h, false);
             self.linear_backward("gate_proj", t, f, h, true);
         } else {
             self.band("activation", "activation_backward", t * f, 3.0 * F32 * t * f, 6.0);
-            self.rms_norm("post_attention_layernorm", t * h, 2.0);
+            self.rms_norm("post_attention_layernorm", t, h);
             self.linear_backward("up_proj", t, f, h, false);
         }
-        self.band("post_attention_layernorm", "rms_norm_backward", t * h, 4.0 * F32 * t * h, 10.0);
+        self.rms_norm_backward("post_attention_layernorm", t, h);
         self.linear_backward("o_proj", t, h, q, false);
-        let spec = Self::spec(shape, layer, pass);
-        // q, k, v and dy to bf16; delta = sum of dy y.
-        self.push("attention", "attention_cast", &band(t * q, t * q * (F32 + BF16), 1.0), 2.0);
-        self.push("attention", "attention_cast", &band(t * kv, t * kv * (F32 + BF16), 1.0), 2.0);
+        let spec = self.spec(shape, layer, pass);
+        if spec.tensor {
+            // q, k, v and dy to bf16.
+            self.push("attention", "attention_cast", &band(t * q, t * q * (F32 + BF16), 1.0), 2.0);
+            self.push("attention", "attention_cast", &band(t * kv, t * kv * (F32 + BF16), 1.0), 2.0);
+        }
+        // delta = sum of dy y.
         self.band("attention", "attention_delta", t * q, 2.0 * F32 * t * q, 2.0);
-        self.push("attention", "attention_backward_kv_mma", &spec.backward_kv(), 1.0);
-        self.push("attention", "attention_backward_q_mma", &spec.backward_q(), 1.0);
+        let [kv_name, q_name] = if spec.tensor {
+            ["attention_backward_kv_mma", "attention_backward_q_mma"]
+        } else {
+            ["attention_backward_kv_f32", "attention_backward_q_f32"]
+        };
+        self.push("attention", kv_name, &spec.backward_kv(), 1.0);
+        self.push("attention", q_name, &spec.backward_q(), 1.0);
         self.band("rope q", "rope", t * q, 2.0 * F32 * t * q, 3.0);
         self.band("rope k", "rope", t * kv, 2.0 * F32 * t * kv, 3.0);
-        self.rms_norm("input_layernorm", t * h, 2.0);
+        self.rms_norm("input_layernorm", t, h);
         self.linear_backward("v_proj", t, kv, h, false);
         self.linear_backward("k_proj", t, kv, h, true);
         self.linear_backward("q_proj", t, q, h, true);
-        self.band("input_layernorm", "rms_norm_backward", t * h, 4.0 * F32 * t * h, 10.0);
+        self.rms_norm_backward("input_layernorm", t, h);
     }
 
     fn linear_backward(&mut self, op: &'static str, rows: f64, outputs: f64, inputs: f64, accumulate: bool) {
@@ -292,7 +329,7 @@ impl<'a> Plan<'a> {
     }
 
     pub(crate) fn final_norm(&mut self, shape: &Shape, tokens: f64) {
-        self.rms_norm("norm", tokens * f64::from(shape.hidden), 2.0);
+        self.rms_norm("norm", tokens, shape.hidden.into());
     }
 
     /// The final norm and the logits of `rows` tokens.
@@ -310,8 +347,9 @@ impl<'a> Plan<'a> {
         let at = self.kernels.len();
         self.product("lm_head", chunk, v, h, Role::Forward);
         self.product("teacher's lm_head", chunk, v, e, Role::Forward);
-        // Both rows are read for their maxima and sums, and again for the gradient, which is written.
-        self.band("kl_rows", "kl_rows", chunk * v, 5.0 * F32 * chunk * v, 12.0);
+        // Both rows are read for their maxima and sums, and again for the gradient, which is written. The sums go to the processor.
+        self.rows("kl_rows", "kl_rows", [chunk, v], 5.0, 40.0);
+        self.waits += chunks;
         self.linear_backward("lm_head", chunk, v, h, false);
         self.band("lm_head", "write_rows", chunk * h, 2.0 * F32 * chunk * h, 0.0);
         for kernel in &mut self.kernels[at..] {
@@ -324,7 +362,7 @@ impl<'a> Plan<'a> {
     /// The embedding's gradient, and the final norm's.
     pub(crate) fn ends_backward(&mut self, shape: &Shape, tokens: f64) {
         let values = tokens * f64::from(shape.hidden);
-        self.band("norm", "rms_norm_backward", values, 4.0 * F32 * values, 10.0);
+        self.rms_norm_backward("norm", tokens, shape.hidden.into());
         self.band("embed", "embed_backward", values, 3.0 * F32 * values, 1.0);
     }
 
@@ -335,6 +373,8 @@ impl<'a> Plan<'a> {
         let values = shape.params().total as f64 / tensors;
         self.push("gradients", "fill", &band(values, F32 * values, 0.0), tensors);
         self.push("gradients", "sum_squares", &band(values, F32 * values, 2.0), tensors);
+        self.push("gradients", "sum_parts", &band(values / 1024.0, F32 * values / 1024.0, 1.0), tensors);
+        self.waits += tensors;
         // Weight, both moments: read and written; the gradient: read.
         self.push("adamw", "adamw", &band(values, 7.0 * F32 * values, 16.0), tensors);
     }

@@ -1,6 +1,6 @@
 //! The question and the answer: how long some work takes on a GPU, and whether it fits its memory.
 use crate::{
-    cost::{GRAPH_LAUNCH, HOST_LAUNCH},
+    cost::{GRAPH_CAPTURE, GRAPH_LAUNCH, HOST_LAUNCH, HOST_WAIT},
     gemm::Weights,
     gpu::Gpu,
     plan::{HEAD_CHUNK_BYTES, Kernel, Part, Pass, Plan},
@@ -75,12 +75,15 @@ pub const RESERVED: f64 = 1024.0 * 1024.0 * 1024.0;
 /// A prediction: a model, not a measurement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
-    /// Seconds of the whole work: the GPU's, or the processor's if it launches more slowly than the GPU runs.
+    /// Seconds of the whole work: the GPU's, or the processor's if it launches more slowly than the GPU runs, and waits. For decoding, which is
+    /// a graph that is made anew for each token, the sum of the three.
     pub seconds: f64,
     /// Seconds on the GPU, gaps between kernels included.
     pub gpu_seconds: f64,
-    /// Seconds that the processor launches.
+    /// Seconds that the processor launches, or makes a graph.
     pub host_seconds: f64,
+    /// Seconds that both lose where the processor waits for a number.
+    pub wait_seconds: f64,
     /// Of [`Prediction::gpu_seconds`], the gaps between kernels.
     pub gap_seconds: f64,
     /// Seconds of each layer on the GPU, gaps included; its backward too where there is one.
@@ -112,7 +115,7 @@ impl Prediction {
 
 /// Predicts how long `work` takes for a model of `shape`, its matrices stored as `weights`, by Paring's kernels on `gpu`.
 ///
-/// A step of decoding is one CUDA graph; other work is launched kernel by kernel.
+/// A step of decoding is one CUDA graph, made anew for each token as the engine does; other work is launched kernel by kernel.
 ///
 /// # Errors
 /// [`Error::Size`] and [`Error::Heads`] for a shape or work that is none, [`Error::Weights`] for distillation with quantised weights,
@@ -152,15 +155,20 @@ pub fn predict(gpu: &Gpu, shape: &Shape, weights: Weights, work: &Work) -> Resul
             (windows * context, training(shape, teacher, weights, micro * context, recompute))
         }
     };
-    let Run { plan, layers } = run;
-    let gap = plan.gap();
+    let Run { mut plan, layers } = run;
+    // What comes out is waited for.
+    plan.waits += 1.0;
+    let (gap, waits) = (plan.gap(), plan.waits);
     let kernels = merged(plan.kernels);
     let launches: f64 = kernels.iter().map(|k| k.launches).sum();
     let gap_seconds = launches * gap;
     let gpu_seconds = kernels.iter().map(|k| k.seconds).sum::<f64>() + gap_seconds;
-    let host_seconds = if graph { GRAPH_LAUNCH } else { launches * HOST_LAUNCH };
-    let seconds = if graph { gpu_seconds + host_seconds } else { gpu_seconds.max(host_seconds) };
-    Ok(Prediction { seconds, gpu_seconds, host_seconds, gap_seconds, layers, kernels, tokens, memory })
+    // Launches run beside the GPU; a graph is made between one token and the next, when nothing else runs.
+    let host_seconds = launches * if graph { GRAPH_CAPTURE } else { HOST_LAUNCH };
+    let wait_seconds = waits * HOST_WAIT + if graph { GRAPH_LAUNCH } else { 0.0 };
+    let running = if graph { gpu_seconds + host_seconds } else { gpu_seconds.max(host_seconds) };
+    let seconds = running + wait_seconds;
+    Ok(Prediction { seconds, gpu_seconds, host_seconds, wait_seconds, gap_seconds, layers, kernels, tokens, memory })
 }
 
 /// Sequences and tokens beyond any GPU.
@@ -228,6 +236,7 @@ impl Run<'_> {
         // The last round may be smaller; all count as part of a whole one.
         let share = windows / micro / rounds;
         repeat(&mut self.plan.kernels, rounds);
+        self.plan.waits *= rounds;
         for kernel in &mut self.plan.kernels {
             kernel.counts = kernel.counts.scaled(share);
             kernel.seconds *= share;

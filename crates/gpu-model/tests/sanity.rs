@@ -1,8 +1,8 @@
 //! What any prediction has to obey: more work takes no less time, limits are approached and not passed, memory is counted.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use paring_gpu_model::{
-    A100, Error, GPUS, GRAPH_GAP, GRAPH_LAUNCH, Gpu, H100, LayerShape, Limit, MEMORY_LATENCY, PRESETS, Part, Preset,
-    RTX4090, Shape, Weights, Work, compare_papers, predict,
+    A100, Error, GPUS, GRAPH_CAPTURE, GRAPH_GAP, GRAPH_LAUNCH, Gpu, H100, HOST_WAIT, LayerShape, Limit, MEMORY_LATENCY,
+    PRESETS, Part, Preset, RTX4090, Shape, Weights, Work, compare_papers, predict,
 };
 
 fn shape(name: &str) -> Shape {
@@ -57,7 +57,7 @@ fn more_work_takes_no_less_time() {
                         };
                         let after = seconds(&gpu, &shape, weights, &work);
                         // More groups are the same scores in more blocks, which may be spread more evenly.
-                        let spread = if what == "kv_heads" { 0.99 } else { 1.0 };
+                        let spread = if what == "kv_heads" { 0.95 } else { 1.0 };
                         assert!(spread * before <= after, "{} {weights:?} {what} {work:?}: {before} {after}", gpu.name);
                     }
                 }
@@ -86,7 +86,7 @@ fn decoding_a_large_model_is_its_bytes_over_the_bandwidth() {
                 (model.params().total - u64::from(model.vocab) * u64::from(model.hidden)) as f64 * weights.bytes();
             let cache = 2.0 * 1025.0 * 8.0 * 128.0 * 4.0 * 32.0;
             let least = (read + cache) / gpu.dram_bytes_per_second;
-            let overhead = p.launches() * (GRAPH_GAP + 3.0 * MEMORY_LATENCY) + GRAPH_LAUNCH;
+            let overhead = p.launches() * (GRAPH_GAP + GRAPH_CAPTURE + 3.0 * MEMORY_LATENCY) + GRAPH_LAUNCH + HOST_WAIT;
             assert!(least < p.seconds, "{} {weights:?}", gpu.name);
             assert!(p.seconds < 1.05 * least + overhead, "{} {weights:?}: {} {least} {overhead}", gpu.name, p.seconds);
         }

@@ -9,7 +9,7 @@ use crate::{
 use clap::{Args, ValueEnum};
 use paring_gpu_model::{
     Comparison, DIFFERENCES, GPUS, Gpu, LABEL, LayerShape, PRESETS, PUBLISHED, Prediction, Preset, Shape, TEACHER,
-    Weights, Work, assumptions, compare_papers, predict,
+    Weights, Work, assumptions, compare_papers, mean_speed_ups, predict,
 };
 use paring_model::Arch;
 use serde_json::{Value, json};
@@ -348,7 +348,7 @@ fn prediction_json(gpu: &Gpu, p: &Prediction, work: &Work) -> Value {
     });
     json!({
         "label": LABEL, "work": name_of(work), "seconds": p.seconds, "gpu_seconds": p.gpu_seconds, "host_seconds": p.host_seconds,
-        "gap_seconds": p.gap_seconds, "layer_seconds": p.layers, "tokens_per_second": p.tokens / p.seconds, "flops": p.flops(),
+        "wait_seconds": p.wait_seconds, "gap_seconds": p.gap_seconds, "layer_seconds": p.layers, "tokens_per_second": p.tokens / p.seconds, "flops": p.flops(),
         "dram_bytes": p.dram_bytes(), "launches": p.launches(), "fits": p.memory.fits(gpu),
         "memory_bytes": {
             "weights": p.memory.weights, "teacher": p.memory.teacher, "training": p.memory.training, "cache": p.memory.cache,
@@ -356,6 +356,13 @@ fn prediction_json(gpu: &Gpu, p: &Prediction, work: &Work) -> Value {
         },
         "kernels": kernels.collect::<Vec<_>>(),
     })
+}
+
+fn batches(r: &Comparison) -> String {
+    match (r.teacher_batch, r.student_batch) {
+        (teacher, student) if teacher == student => teacher.to_string(),
+        (teacher, student) => format!("{teacher}, students {student}"),
+    }
 }
 
 /// The papers' students beside their teacher.
@@ -370,23 +377,22 @@ fn papers(gpu: &Gpu) -> Result<(Value, String)> {
     let mut cells = vec![heading.map(str::to_string).to_vec()];
     cells.extend(rows.iter().map(|r| {
         let [a, b] = r.speed_ups();
-        let batch = if r.teacher_batch == r.student_batch {
-            r.teacher_batch.to_string()
-        } else {
-            format!("{}, students {}", r.teacher_batch, r.student_batch)
-        };
-        let mut row = vec![r.weights.name().to_string(), batch, r.prompt.to_string(), r.made.to_string()];
+        let mut row = vec![r.weights.name().to_string(), batches(r), r.prompt.to_string(), r.made.to_string()];
         row.extend(r.tokens_per_second.map(|t| format!("{t:.0}")));
         row.extend([format!("{a:.2}"), format!("{b:.2}"), if r.fits == [true; 3] { "yes" } else { "no" }.into()]);
         row
     }));
-    cells.push(
-        ["published", "", "", "", "", "", "", &format!("{:.1}", width.speed_up), &format!("{:.1}", depth.speed_up), ""]
-            .map(str::to_string)
-            .to_vec(),
-    );
     text += &table(&cells);
-    text += "the row `published` is the paper's measurement (arXiv 2408.11796, figure 10):\n";
+    let means = mean_speed_ups(&rows);
+    let heading = ["geometric mean over the lengths", "batch", "width x", "depth x"].map(str::to_string).to_vec();
+    let mean = |(r, [a, b]): &(Comparison, [f64; 2])| {
+        vec![r.weights.name().to_string(), batches(r), format!("{a:.2}"), format!("{b:.2}")]
+    };
+    let mut cells: Vec<Vec<String>> = std::iter::once(heading).chain(means.iter().map(mean)).collect();
+    let published = [width, depth].map(|p| format!("{:.1}", p.speed_up));
+    cells.push(["published, FP8".into(), "32, students 64".into()].into_iter().chain(published).collect());
+    text += &table(&cells);
+    text += "`published` was measured by its authors (arXiv 2408.11796, figure 10); how the prediction differs:\n";
     text += &DIFFERENCES.map(|d| format!("- {d}\n")).concat();
     let object = |r: &Comparison| {
         let [a, b] = r.speed_ups();
@@ -397,9 +403,15 @@ fn papers(gpu: &Gpu) -> Result<(Value, String)> {
         })
     };
     let published = PUBLISHED.map(|p| json!({"student": p.student, "speed_up": p.speed_up}));
+    let means = means.iter().map(|(r, [a, b])| {
+        json!({
+            "label": LABEL, "dtype": r.weights.name(), "teacher_batch": r.teacher_batch, "student_batch": r.student_batch,
+            "speed_up_width": a, "speed_up_depth": b,
+        })
+    });
     let json = json!({
         "label": LABEL, "gpu": gpu.name, "product": gpu.product, "teacher": TEACHER, "published": published,
-        "differences": DIFFERENCES, "rows": rows.iter().map(object).collect::<Vec<_>>(),
+        "differences": DIFFERENCES, "means": means.collect::<Vec<_>>(), "rows": rows.iter().map(object).collect::<Vec<_>>(),
     });
     Ok((json, text))
 }

@@ -145,14 +145,14 @@ mod tests {
     #[test]
     fn splits_are_of_whole_steps_and_not_too_many() {
         assert_eq!([0, 1, 64, 65, 4096, 4097, 100_000].map(per_split), [64, 64, 64, 64, 64, 128, 1600]);
-        for keys in 1..20_000 {
+        for keys in 1..20_000usize {
             assert!(keys.div_ceil(per_split(keys)) <= MOST_SPLITS);
         }
     }
 
     #[test]
     fn kernels_hold_the_head_and_as_many_of_its_group_as_they_can() {
-        let kernel = |group, h| kernel(&AttnSpec::cached(group * 2, 2, h, 1, 10));
+        let kernel = |group: usize, h| kernel(&AttnSpec::cached(group * 2, 2, h, 1, 10));
         assert_eq!(kernel(1, 64), Some(("attention_decode_f32_8_1", 1)));
         assert_eq!(kernel(3, 65), Some(("attention_decode_f32_16_4", 4)));
         assert_eq!(kernel(9, 256), Some(("attention_decode_f32_32_8", 8)));

@@ -1,7 +1,7 @@
 //! Attention in f32 throughout (`kernels/attention_f32.cu`).
 use super::{
     Gradients, Inputs, Saved, Sizes,
-    pieces::{Rows, pieces},
+    pieces::{Pieces, Rows},
 };
 use crate::{
     device::Device,
@@ -14,7 +14,7 @@ arguments! {
     /// The forward.
     pub(crate) struct Forward in "attention_f32" for ["attention_f32_64", "attention_f32_128", "attention_f32_256"] {
         q: Address, k: Address, v: Address, pieces: Address, y: Address, lse: Address,
-        heads: u32, kv_heads: u32, head_dim: u32, past: u32, window: u32, scale: f32, cap: f32
+        tokens: u32, heads: u32, kv_heads: u32, head_dim: u32, past: u32, window: u32, scale: f32, cap: f32
     }
 }
 
@@ -71,10 +71,9 @@ impl Kernels {
     }
 
     /// `owned` tiles of the block's rows, one streamed tile, and the scores between them, each row padded by four floats.
-    fn launch(&self, entry: &'static str, pieces: usize, heads: u32, owned: u32) -> Launch {
+    fn launch(&self, pieces: &Pieces, entry: &'static str, heads: u32, owned: u32) -> Launch {
         let floats = (owned * self.rows + STREAM) * (self.padded + 4) + self.rows * (STREAM + 4);
-        let grid = [u32::try_from(pieces).unwrap_or(u32::MAX), heads, 1];
-        Launch { entry, grid, block: [self.rows * 4, 1, 1], shared: floats * 4 }
+        pieces.launch(entry, heads, self.rows * 4, floats * 4)
     }
 }
 
@@ -89,15 +88,14 @@ pub(super) fn forward(
     let op = "attention";
     let kernels = Kernels::of(op, spec)?;
     let &Inputs { q, k, v } = inputs;
-    let Sizes { heads, kv_heads, head_dim, past, window, .. } = sizes;
+    let Sizes { tokens, heads, kv_heads, head_dim, past, window, .. } = sizes;
     let (scale, cap) = (spec.scale, spec.softcap.unwrap_or(0.0));
-    let list = pieces(spec, kernels.rows as usize, Rows::Queries);
-    let pieces = device.upload_slice(op, &list)?;
-    let pieces = pieces.address();
+    let of_queries = Pieces::of(device, op, spec, kernels.rows, Rows::Queries)?;
+    let pieces = of_queries.address();
     device.launch(
         op,
-        kernels.launch(kernels.forward, list.len(), heads, 1),
-        Forward { q, k, v, pieces, y, lse, heads, kv_heads, head_dim, past, window, scale, cap },
+        kernels.launch(&of_queries, kernels.forward, heads, 1),
+        Forward { q, k, v, pieces, y, lse, tokens, heads, kv_heads, head_dim, past, window, scale, cap },
     )
 }
 
@@ -117,12 +115,11 @@ pub(super) fn backward(
     let (scale, cap) = (spec.scale, spec.softcap.unwrap_or(0.0));
     let Gradients { dq, dk, dv } = to;
 
-    let list = pieces(spec, kernels.rows as usize, Rows::Keys);
-    let keys = device.upload_slice(op, &list)?;
-    let pieces_of_keys = keys.address();
+    let of_keys = Pieces::of(device, op, spec, kernels.rows, Rows::Keys)?;
+    let pieces_of_keys = of_keys.address();
     device.launch(
         op,
-        kernels.launch(kernels.backward_kv, list.len(), kv_heads, 2),
+        kernels.launch(&of_keys, kernels.backward_kv, kv_heads, 2),
         BackwardKv {
             q,
             k,
@@ -142,12 +139,11 @@ pub(super) fn backward(
             cap,
         },
     )?;
-    let list = pieces(spec, kernels.rows as usize, Rows::Queries);
-    let queries = device.upload_slice(op, &list)?;
-    let pieces = queries.address();
+    let of_queries = Pieces::of(device, op, spec, kernels.rows, Rows::Queries)?;
+    let pieces = of_queries.address();
     device.launch(
         op,
-        kernels.launch(kernels.backward_q, list.len(), heads, 2),
+        kernels.launch(&of_queries, kernels.backward_q, heads, 2),
         BackwardQ { q, k, v, dy, lse, delta, pieces, dq, tokens, heads, kv_heads, head_dim, window, scale, cap },
     )
 }

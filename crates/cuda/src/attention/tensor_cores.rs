@@ -2,7 +2,7 @@
 //! the kernels are compiled for.
 use super::{
     Gradients, Inputs, Saved, Sizes,
-    pieces::{Rows, pieces},
+    pieces::{Pieces, Rows},
 };
 use crate::{
     device::Device,
@@ -31,7 +31,7 @@ arguments! {
     pub(crate) struct Forward in "attention_mma" for
         ["attention_mma_32", "attention_mma_64", "attention_mma_80", "attention_mma_96", "attention_mma_128"] {
         q: Address, k: Address, v: Address, pieces: Address, y: Address, lse: Address,
-        heads: u32, kv_heads: u32, head_dim: u32, past: u32, window: u32, multiplier: f32, inner: f32
+        tokens: u32, heads: u32, kv_heads: u32, head_dim: u32, past: u32, window: u32, multiplier: f32, inner: f32
     }
 }
 
@@ -58,9 +58,9 @@ arguments! {
     }
 }
 
-/// Threads of a block, and the rows that it owns.
+/// Threads of a block, and the rows that it owns in the backward.
 const THREADS: u32 = 128;
-const ROWS: usize = 64;
+const ROWS: u32 = 64;
 /// Queries of a step of `attention_backward_kv_mma_*`, and its stages.
 const QUERIES: u32 = 32;
 const STAGES: u32 = 2;
@@ -68,22 +68,31 @@ const STAGES: u32 = 2;
 /// The kernels for one width of heads.
 struct Kernels {
     padded: u32,
+    /// Queries of a block of the forward.
+    queries: u32,
     forward: &'static str,
     backward_q: &'static str,
     backward_kv: &'static str,
 }
 
 macro_rules! kernels {
-    ($($padded:literal),+) => {
+    ($($padded:literal of $queries:literal queries),+) => {
         [$(Kernels {
             padded: $padded,
+            queries: $queries,
             forward: concat!("attention_mma_", $padded),
             backward_q: concat!("attention_backward_q_mma_", $padded),
             backward_kv: concat!("attention_backward_kv_mma_", $padded),
         }),+]
     };
 }
-const KERNELS: [Kernels; 5] = kernels!(32, 64, 80, 96, 128);
+const KERNELS: [Kernels; 5] = kernels!(
+    32 of 128 queries,
+    64 of 128 queries,
+    80 of 128 queries,
+    96 of 128 queries,
+    128 of 64 queries
+);
 
 fn kernels(head_dim: usize) -> Option<&'static Kernels> {
     KERNELS.iter().find(|k| head_dim <= k.padded as usize)
@@ -171,10 +180,6 @@ impl Rounded {
     }
 }
 
-fn blocks(entry: &'static str, pieces: usize, heads: u32, shared: u32) -> Launch {
-    Launch { entry, grid: [u32::try_from(pieces).unwrap_or(u32::MAX), heads, 1], block: [THREADS, 1, 1], shared }
-}
-
 pub(super) fn forward(
     device: &Device,
     y: Address,
@@ -186,16 +191,15 @@ pub(super) fn forward(
     let op = "attention";
     let kernels = wanted(op, spec)?;
     let Scores { factor, multiplier, inner, .. } = Scores::of(spec);
-    let Sizes { heads, kv_heads, head_dim, past, window, .. } = sizes;
+    let Sizes { tokens, heads, kv_heads, head_dim, past, window, .. } = sizes;
     let rounded = Rounded::of(device, op, inputs, spec, sizes, kernels.padded, factor)?;
-    let list = pieces(spec, ROWS, Rows::Queries);
-    let pieces = device.upload_slice(op, &list)?;
+    let of_queries = Pieces::of(device, op, spec, kernels.queries, Rows::Queries)?;
     let (q, k, v) = (rounded.q.address(), rounded.k.address(), rounded.v.address());
-    let pieces = pieces.address();
+    let pieces = of_queries.address();
     device.launch(
         op,
-        blocks(kernels.forward, list.len(), heads, 0),
-        Forward { q, k, v, pieces, y, lse, heads, kv_heads, head_dim, past, window, multiplier, inner },
+        of_queries.launch(kernels.forward, heads, THREADS, 0),
+        Forward { q, k, v, pieces, y, lse, tokens, heads, kv_heads, head_dim, past, window, multiplier, inner },
     )
 }
 
@@ -216,15 +220,14 @@ pub(super) fn backward(
     let (q, k, v, dy) = (rounded.q.address(), rounded.k.address(), rounded.v.address(), dy.address());
     let (lse, delta) = (saved.lse.address(), saved.delta.address());
 
-    let list = pieces(spec, ROWS, Rows::Keys);
-    let keys = device.upload_slice(op, &list)?;
+    let of_keys = Pieces::of(device, op, spec, ROWS, Rows::Keys)?;
     // Tiles of k and v; in each stage, of q and dy, with lse and delta.
-    let shared = 2 * ROWS as u32 * kernels.padded * 2 + STAGES * (2 * QUERIES * kernels.padded * 2 + 2 * QUERIES * 4);
+    let shared = 2 * ROWS * kernels.padded * 2 + STAGES * (2 * QUERIES * kernels.padded * 2 + 2 * QUERIES * 4);
     let Gradients { dq, dk, dv } = to;
-    let (pieces_of_keys, scale_k) = (keys.address(), scale);
+    let (pieces_of_keys, scale_k) = (of_keys.address(), scale);
     device.launch(
         op,
-        blocks(kernels.backward_kv, list.len(), kv_heads, shared),
+        of_keys.launch(kernels.backward_kv, kv_heads, THREADS, shared),
         BackwardKv {
             q,
             k,
@@ -245,12 +248,11 @@ pub(super) fn backward(
             scale_k,
         },
     )?;
-    let list = pieces(spec, ROWS, Rows::Queries);
-    let queries = device.upload_slice(op, &list)?;
-    let pieces = queries.address();
+    let of_queries = Pieces::of(device, op, spec, ROWS, Rows::Queries)?;
+    let pieces = of_queries.address();
     device.launch(
         op,
-        blocks(kernels.backward_q, list.len(), heads, 0),
+        of_queries.launch(kernels.backward_q, heads, THREADS, 0),
         BackwardQ {
             q,
             k,

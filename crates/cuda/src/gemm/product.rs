@@ -212,7 +212,7 @@ fn for_tensor_cores(device: &Device, op: &'static str, x: Operand) -> Result<Pre
 }
 
 /// As f32: as it lies, or a copy of bf16.
-fn for_f32(device: &Device, op: &'static str, x: Operand) -> Result<Prepared> {
+fn for_f32(op: &'static str, x: Operand) -> Result<Prepared> {
     if x.dtype != DType::F32 {
         let what = format!("{} in a product of f32", x.dtype);
         return Err(Error::Unsupported { op, what });
@@ -238,7 +238,7 @@ pub(crate) fn product(
     let plan = plan(compute, layout, m, n, k, device.limits().processors);
     let (a, b) = match compute {
         Compute::Bf16 => (for_tensor_cores(device, op, a)?, for_tensor_cores(device, op, b)?),
-        Compute::F32 => (for_f32(device, op, a)?, for_f32(device, op, b)?),
+        Compute::F32 => (for_f32(op, a)?, for_f32(op, b)?),
     };
     // k is counted in bytes by i32 in the kernels.
     if (i32::MAX as usize) / 4 < k {
