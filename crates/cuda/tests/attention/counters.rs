@@ -53,7 +53,10 @@ fn only_tiles_that_are_seen_are_multiplied() {
         let (rows, keys) = forward_tile(d);
         let want = spec.heads * pairs(&spec, [rows, keys], sees) * 2 * products(rows, keys, d);
         assert_eq!(forward.classes.mma, want as u64, "forward of {spec:?}");
-        assert!(2 * (forward.classes.ldmatrix - q_fragments(&spec, rows)) <= forward.classes.mma, "forward of {spec:?}");
+        assert!(
+            2 * (forward.classes.ldmatrix - q_fragments(&spec, rows)) <= forward.classes.mma,
+            "forward of {spec:?}"
+        );
         no_conflicts("forward", &forward);
 
         let (_, [of_keys, of_queries]) = run.backward();
