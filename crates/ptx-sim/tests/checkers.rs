@@ -201,6 +201,9 @@ fn a_wait_covers_only_the_own_copies() {
     clean(&body("bar.sync 0;"), 1, 64);
     among(&body(""), 1, 64, FindingKind::SharedReadAfterWrite, "ld.shared");
     among(&body(""), 1, 64, FindingKind::SharedWriteAfterRead, "cp.async");
+    // The barrier comes before the wait: the bytes arrive after it.
+    let early = copy("bar.sync 0;\ncp.async.wait_all;\nxor.b32 %r5, %r5, 512;\nadd.u32 %r6, %r5, %r10;");
+    among(&early, 1, 64, FindingKind::SharedReadAfterWrite, "ld.shared");
 }
 
 #[test]

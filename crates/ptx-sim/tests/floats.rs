@@ -302,6 +302,8 @@ fn halves() {
     assert_eq!(one("setp.lt.bf16 %p0, %h1, %h2;", [0xbf80, 0x3f80, 0]), 1);
     assert_eq!(one("set.gt.f16x2.f16x2 %r0, %r1, %r2;", [0x3e00_b400, 0x0000_0000, 0]), 0x3c00_0000);
     assert_eq!(one("ex2.approx.f16 %h0, %h1;", [0x4000, 0, 0]), 0x4400);
+    assert_eq!(one("ex2.approx.ftz.bf16 %h0, %h1;", [0xbf80, 0, 0]), 0x3f00);
+    assert_eq!(one("ex2.approx.ftz.bf16 %h0, %h1;", [0xc300, 0, 0]), 0);
     assert_eq!(one("tanh.approx.bf16x2 %r0, %r1;", [0x0000_7f80, 0, 0]), 0x0000_3f80);
 }
 

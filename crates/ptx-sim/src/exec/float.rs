@@ -102,7 +102,10 @@ pub(crate) fn run(w: &mut Warp, i: &Instruction, m: u32, deviation: &mut Deviati
         Op::ApproxHalf(f, ty) => w.map1(a, m, |x| {
             halves(ty, |s| {
                 let x = half_to_f32((x >> s) as u16, ty);
-                to_half(exact(f, x, 0.0), ty, crate::ir::Round::Nearest)
+                let y = exact(f, x, 0.0);
+                // The bf16 form of `ex2` flushes subnormal results.
+                let y = if f == Approx::Ex2 && ty.is_bf16() { flush(y as f32).into() } else { y };
+                to_half(y, ty, crate::ir::Round::Nearest)
             })
         }),
         Op::Setp { cmp, ty, combine: with, ftz } => {

@@ -26,8 +26,12 @@ pub(super) fn binary(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
     }
     a.uniform(3, ty)?;
     if ty.is_float() {
-        if ty == Type::F64 && (f.sat || f.ftz) {
-            return Err("f64 has no .sat and no .ftz".to_owned());
+        let picks = matches!(base, "min" | "max");
+        if ty != Type::F32 && f.ftz || ty == Type::F64 && f.sat {
+            return Err("only f32 is supported with .ftz, and f64 has no .sat".to_owned());
+        }
+        if f.relu || f.nan && !picks || picks && (f.sat || f.round != Round::Nearest) {
+            return Err("a modifier that this operation does not have".to_owned());
         }
         if ty != Type::F32 && f.round != Round::Nearest {
             return Err("only f32 is supported with this rounding".to_owned());
@@ -90,8 +94,11 @@ pub(super) fn ternary(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
         if base == "sad" || wide || hi || lo || ty == Type::Tf32 {
             return Err("not a floating-point operation".to_owned());
         }
-        if ty != Type::F32 && f.round != Round::Nearest {
-            return Err("only f32 is supported with this rounding".to_owned());
+        if ty != Type::F32 && (f.round != Round::Nearest || f.ftz) {
+            return Err("only f32 is supported with this rounding or .ftz".to_owned());
+        }
+        if f.nan || f.relu && !ty.is_half() || f.sat && ty == Type::F64 {
+            return Err("a modifier that this operation does not have".to_owned());
         }
         a.uniform(4, ty)?;
         return Ok((Op::Fma(ty, f), arithmetic_class(ty)));
@@ -126,11 +133,17 @@ pub(super) fn ternary(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
 pub(super) fn unary(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
     let f = m.float();
     let shift = m.take("shiftamt");
+    if f.sat || f.relu || f.nan || f.round != Round::Nearest {
+        return Err("a modifier that this operation does not have".to_owned());
+    }
     let ty = m.ty()?;
     a.count(2)?;
     a.src(1, ty)?;
     if ty.is_float() {
         a.dst(0, ty)?;
+        if f.ftz && ty != Type::F32 {
+            return Err("only f32 is supported with .ftz".to_owned());
+        }
         let op = match base {
             "neg" => Float1::Neg,
             "abs" => Float1::Abs,
@@ -160,6 +173,9 @@ pub(super) fn function(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
     let f = m.float();
     let ty = m.ty()?;
     a.uniform(2, ty)?;
+    if f.sat || f.relu || f.nan {
+        return Err("a modifier that this function does not have".to_owned());
+    }
     let exact = match base {
         "rcp" => Some(Float1::Rcp),
         "sqrt" => Some(Float1::Sqrt),
@@ -186,7 +202,10 @@ pub(super) fn function(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
     }
     match ty {
         Type::F32 => Ok((Op::Approx(op, f.ftz), Class::Sfu)),
-        t if t.is_half() && matches!(op, Approx::Ex2 | Approx::Tanh) => Ok((Op::ApproxHalf(op, t), Class::Sfu)),
+        // `ex2` of bf16 is always written with .ftz, the others never.
+        t if t.is_half() && (op == Approx::Tanh && !f.ftz || op == Approx::Ex2 && f.ftz == t.is_bf16()) => {
+            Ok((Op::ApproxHalf(op, t), Class::Sfu))
+        }
         _ => Err("only f32 is supported".to_owned()),
     }
 }

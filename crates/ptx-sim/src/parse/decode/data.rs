@@ -73,7 +73,6 @@ pub(super) fn moves(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
             (Op::Selp(ty), Class::Move)
         }
         "slct" => {
-            m.ignore(&["ftz"]);
             let (ty, by) = (m.ty()?, m.ty()?);
             a.count(4)?;
             if !matches!(by, Type::S32 | Type::F32) {
@@ -134,6 +133,9 @@ fn conversion(m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
     let rna = m.take("rna");
     let rounded = m.left.iter().any(|r| matches!(*r, "rn" | "rz" | "rm" | "rp"));
     let mut mods = m.float();
+    if mods.nan {
+        return Err("cvt has no .NaN".to_owned());
+    }
     if let Some(r) = integer {
         mods.round = r;
     }
