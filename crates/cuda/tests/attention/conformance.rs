@@ -4,8 +4,8 @@ use crate::problem::numbers;
 use paring_conformance::{Case, Failure, Op, Values, cases, check, check_refusals};
 use paring_cuda::{Allocation, Cuda};
 use paring_ops::{AttnSpec, Backend};
-use paring_sim_driver::{Config, device_for_tests};
 use paring_tensor::{DType, Shape};
+use ptx_sim_driver::{Config, device_for_tests};
 
 /// A device of this test's own, with all checkers on.
 fn cuda() -> Cuda {
@@ -100,7 +100,8 @@ fn behind_a_cache() {
 fn wide_and_odd_heads() {
     let specs = [(2, 1, 200, 40), (1, 1, 256, 35), (2, 2, 129, 20), (4, 1, 7, 33), (2, 1, 67, 40), (1, 1, 90, 66)];
     let specs = specs.map(|(heads, kv_heads, h, t)| AttnSpec::packed(heads, kv_heads, h, vec![0, t]));
-    let both = specs.into_iter().flat_map(|s| [DType::F32, DType::BF16].map(|compute| AttnSpec { compute, ..s.clone() }));
+    let both =
+        specs.into_iter().flat_map(|s| [DType::F32, DType::BF16].map(|compute| AttnSpec { compute, ..s.clone() }));
     check_each(both.flat_map(both_ways));
 }
 

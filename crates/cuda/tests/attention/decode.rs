@@ -54,7 +54,8 @@ fn decode(problem: &Problem, cache: Cache, per_split: usize) -> (Forward, Counte
     let block_heads = [1, 4].into_iter().find(|&n| spec.group() <= n).unwrap_or(8);
     let first = spec.first_key(spec.past);
     let splits = (keys - first).div_ceil(per_split);
-    let (split_y, split_lse) = (sim.floats(queries * spec.q_cols() * splits), sim.floats(queries * spec.heads * splits));
+    let (split_y, split_lse) =
+        (sim.floats(queries * spec.q_cols() * splits), sim.floats(queries * spec.heads * splits));
     let window = spec.window.unwrap_or(i32::MAX as usize);
     let shift = cache.page_shift.unwrap_or(0) as usize;
     let sizes = [spec.heads, spec.kv_heads, h, spec.past, window, first, per_split, shift].map(|n| U32(n as u32));

@@ -37,7 +37,11 @@ fn results_do_not_lean_on_how_the_simulator_rounds() {
             assert!(distance(&got.y, &want.y) < FORWARD, "y, {what}: {:e}", distance(&got.y, &want.y));
             assert!(distance(&got.lse, &want.lse) < 2e-6, "lse, {what}: {:e}", distance(&got.lse, &want.lse));
             let (got, _) = run.backward();
-            let parts = [("dq", &got.dq, &want_backward.dq), ("dk", &got.dk, &want_backward.dk), ("dv", &got.dv, &want_backward.dv)];
+            let parts = [
+                ("dq", &got.dq, &want_backward.dq),
+                ("dk", &got.dk, &want_backward.dk),
+                ("dv", &got.dv, &want_backward.dv),
+            ];
             for (name, got, want) in parts {
                 assert!(distance(got, want) < BACKWARD, "{name}, {what}: {:e}", distance(got, want));
             }
@@ -52,7 +56,8 @@ fn the_same_bits_every_time() {
         let mut run = TensorCores::new(&problem, Sim::new(rounding));
         let (forward, _) = run.forward();
         let (backward, _) = run.backward();
-        [forward.y, forward.lse, backward.dq, backward.dk, backward.dv].map(|x| x.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        [forward.y, forward.lse, backward.dq, backward.dk, backward.dv]
+            .map(|x| x.into_iter().map(f32::to_bits).collect::<Vec<_>>())
     };
     assert!(run(Rounding::Nearest) == run(Rounding::Nearest));
     // The test can tell.
