@@ -1,9 +1,10 @@
 //! Functions of one number on the device, over their whole range.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-mod support;
+#[path = "common/sim.rs"]
+mod sim;
 
 use paring_ptx_sim::Rounding;
-use support::sim::{
+use sim::{
     Sim,
     Value::{Pointer, U64},
 };

@@ -1,9 +1,10 @@
 //! What kernels that are bound by memory move, counted by the simulator: on aligned shapes every byte once, in whole sectors, without bank
 //! conflicts. Counts, not times.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-mod support;
+#[path = "common/sim.rs"]
+mod sim;
 
-use support::sim::{
+use sim::{
     Sim,
     Value::{F32, Pointer, U32, U64},
 };
@@ -33,7 +34,7 @@ fn linear<'a>(text: &'a str, entry: &'a str, blocks: u32, threads: u32) -> Run<'
 
 impl Run<'_> {
     /// The kernel moves `bytes`, no sector more than they need.
-    fn moves(&self, sim: &mut Sim, bytes: usize, arguments: &[support::sim::Value]) {
+    fn moves(&self, sim: &mut Sim, bytes: usize, arguments: &[sim::Value]) {
         let Run { text, entry, grid, block, shared } = *self;
         let counters = sim.launch(text, entry, grid, block, shared, arguments);
         assert_eq!(counters.coalescing(), 1.0, "{entry}: {:?}", counters.worst_lines(3));
@@ -76,7 +77,7 @@ fn elements_are_moved_once() {
     let total = sim.alloc(8);
     linear(ELEMENTWISE, "sum_parts_f64", 1, 256).moves(&mut sim, 2 * 32, &[p(parts), p(total), U32(3)]);
     for act in ["silu", "gelu", "gelu_tanh", "relu2"] {
-        let run = |name: &str, bytes: usize, arguments: &[support::sim::Value], sim: &mut Sim| {
+        let run = |name: &str, bytes: usize, arguments: &[sim::Value], sim: &mut Sim| {
             linear(ACTIVATION, &format!("{name}_{act}"), blocks(4), 256).moves(sim, bytes, arguments);
         };
         run("activation", 8 * N, &[p(x), p(y), n, groups(4)], &mut sim);
@@ -201,7 +202,7 @@ fn rows_of_logits_are_read_twice() {
         // Targets, targets' logits (by each thread) and what a row amounts to.
         assert!(rest <= (t * (warps * 32 * 8 + 80)) as u64, "{name}: {rest}");
     };
-    let run = |sim: &mut Sim, entry: &str, arguments: &[support::sim::Value]| {
+    let run = |sim: &mut Sim, entry: &str, arguments: &[sim::Value]| {
         sim.launch(LOSS, entry, [t as u32, 1, 1], [256, 1, 1], 0, arguments)
     };
     let arguments = [&[p(student), p(teacher), p(targets), p(sums)][..], &tail].concat();

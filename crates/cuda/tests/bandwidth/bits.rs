@@ -1,8 +1,5 @@
 //! Conversions, tables of blocks, AdamW and sums of squares: results that are right to the last bit.
-use crate::{
-    bits, numbers, shape,
-    support::{cuda, odd::Odd},
-};
+use crate::{bits, common::open, numbers, odd::Odd, shape};
 use paring_ops::{AdamWStep, Backend};
 use paring_reference::Reference;
 use paring_tensor::{
@@ -35,7 +32,8 @@ fn hard(n: usize) -> Vec<f32> {
 
 #[test]
 fn conversions_are_those_of_the_host_to_the_bit() {
-    let cuda = cuda();
+    let opened = open();
+    let cuda = &opened.cuda;
     let n = 32 * 37;
     let types = [F32, BF16, F16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
     let mut zeros = numbers(7, n);
@@ -48,7 +46,7 @@ fn conversions_are_those_of_the_host_to_the_bit() {
                 // The definition: through f32. A move within a type keeps its bits.
                 let held = to_f32(&from_f32(&values, from), from);
                 let want = to_f32(&from_f32(&held, to), to);
-                for backend in [&cuda as &dyn Backend, &Odd(&cuda)] {
+                for backend in [cuda as &dyn Backend, &Odd(cuda)] {
                     let x = backend.upload(&values, from, shape(&[n])).unwrap();
                     let mut y = backend.upload(&vec![0.0; n], to, shape(&[n])).unwrap();
                     backend.convert(&mut y, &x).unwrap();
@@ -67,12 +65,13 @@ fn conversions_are_those_of_the_host_to_the_bit() {
 
 #[test]
 fn tables_of_blocks() {
-    let (cuda, v, d) = (cuda(), 9, 96);
+    let (opened, v, d) = (open(), 9, 96);
+    let cuda = &opened.cuda;
     let (values, ids) = (numbers(11, v * d), [8u32, 0, 3, 3]);
     for dtype in DType::QUANTISED {
         let table = to_f32(&from_f32(&values, dtype), dtype);
         let want: Vec<f32> = ids.iter().flat_map(|&id| table[id as usize * d..][..d].to_vec()).collect();
-        for backend in [&cuda as &dyn Backend, &Odd(&cuda)] {
+        for backend in [cuda as &dyn Backend, &Odd(cuda)] {
             let w = backend.upload(&values, dtype, shape(&[v, d])).unwrap();
             let mut y = backend.upload(&vec![0.0; ids.len() * d], F32, shape(&[ids.len(), d])).unwrap();
             backend.embed(&mut y, &ids, &w).unwrap();
@@ -83,7 +82,8 @@ fn tables_of_blocks() {
 
 #[test]
 fn updates_have_the_bits_of_their_definition() {
-    let cuda = cuda();
+    let opened = open();
+    let cuda = &opened.cuda;
     let n = 1003;
     let step = AdamWStep {
         lr: 3e-4,
@@ -116,21 +116,22 @@ fn updates_have_the_bits_of_their_definition() {
             assert_eq!(whole, halves);
             whole
         };
-        assert_eq!(run(&cuda), run(&Reference), "{moments}");
+        assert_eq!(run(cuda), run(&Reference), "{moments}");
     }
 }
 
 #[test]
 fn sums_do_not_depend_on_where_the_numbers_lie() {
+    let opened = open();
+    let cuda = &opened.cuda;
     for n in [1, 5, 4099, 70_001] {
         let sum = |backend: &dyn Backend| {
             let x = backend.upload(&numbers(9, n), F32, shape(&[n])).unwrap();
             backend.sum_squares(&x).unwrap().to_bits()
         };
-        assert_eq!(sum(&cuda()), sum(&Odd(&cuda())), "{n}");
+        assert_eq!(sum(cuda), sum(&Odd(cuda)), "{n}");
     }
     // Terms that f32 has not.
-    let cuda = cuda();
     for (x, want) in [(1e25f32, 1e50), (1e-30, 1e-60)] {
         let t = cuda.upload(&[x; 8], F32, shape(&[8])).unwrap();
         let got = cuda.sum_squares(&t).unwrap();

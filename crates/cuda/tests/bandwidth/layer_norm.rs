@@ -1,9 +1,5 @@
 //! LayerNorm against its formula in f64.
-use crate::{
-    bits, numbers, shape,
-    support::{cuda, odd::Odd},
-    wide,
-};
+use crate::{bits, common::open, numbers, odd::Odd, shape, wide};
 use paring_ops::{Accum, Backend};
 use paring_tensor::{
     DType::{BF16, F32},
@@ -76,7 +72,8 @@ impl Norm {
 #[test]
 fn layer_norm_is_its_formula() {
     const BOUND: f64 = 1.9e-6; // of conformance
-    let cuda = cuda();
+    let opened = open();
+    let cuda = &opened.cuda;
     for (t, d) in [(1, 1), (3, 5), (17, 33), (5, 64), (3, 576), (2, 12_036), (600, 8), (3, 3012), (3, 6024), (0, 4)] {
         for dtype in [F32, BF16] {
             let held = |values: Vec<f32>| to_f32(&from_f32(&values, dtype), dtype)[..values.len()].to_vec();
@@ -89,7 +86,7 @@ fn layer_norm_is_its_formula() {
             for odd in [false, true] {
                 let upload = |values: &[f32], dtype, dims: &[usize]| match odd {
                     false => cuda.upload(values, dtype, shape(dims)).unwrap(),
-                    true => Odd(&cuda).upload(values, dtype, shape(dims)).unwrap(),
+                    true => Odd(cuda).upload(values, dtype, shape(dims)).unwrap(),
                 };
                 let out = |dims: &[usize]| upload(&vec![f32::NAN; dims.iter().product()], F32, dims);
                 let (w, bias) = (upload(&w, dtype, &[d]), upload(&bias, dtype, &[d]));
@@ -125,7 +122,8 @@ fn layer_norm_is_its_formula() {
 
 #[test]
 fn layer_norm_refuses_before_it_writes() {
-    let cuda = cuda();
+    let opened = open();
+    let cuda = &opened.cuda;
     let of = |dims: &[usize]| cuda.upload(&vec![0.5; dims.iter().product()], F32, shape(dims)).unwrap();
     let short = |dims: &[usize]| cuda.upload(&vec![0.5; dims.iter().product()], BF16, shape(dims)).unwrap();
     let (x, w, [mut mean, mut rstd]) = (of(&[3, 4]), of(&[4]), [of(&[3]), of(&[3])]);

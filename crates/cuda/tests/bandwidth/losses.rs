@@ -1,12 +1,13 @@
 //! What the table of conformance cannot tell apart in the losses of rows: which of equal logits comes first, and how inexact instructions
 //! round.
-use crate::{numbers, shape, support::cuda};
+use crate::{common::open, numbers, shape};
 use paring_ops::Backend;
 use paring_tensor::DType::F32;
 
 #[test]
 fn of_equal_logits_the_first_counts() {
-    let cuda = cuda();
+    let opened = open();
+    let cuda = &opened.cuda;
     for v in [9, 40, 4100] {
         // The student's largest logit stands in three places: beside each other, in another thread's part, and at the end.
         let places = [2, 3, v - 1];

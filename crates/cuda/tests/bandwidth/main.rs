@@ -1,13 +1,15 @@
-//! The operations that are bound by memory, on the stand-in for the driver: the table of conformance and its refusals, pointers that are
-//! aligned to an element only, rows too long for shared memory, blocks, and what the trait does not have: LayerNorm and statistics.
+//! What `conformance.rs` does not ask of the operations that are bound by memory: pointers that are aligned to an element only, rows too long
+//! for shared memory, blocks, bits, ties, inexact instructions, and LayerNorm and sums for calibration, which its table has not.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod bits; // results that are right to the last bit
+#[path = "../common/mod.rs"]
+mod common;
 mod layer_norm;
 mod losses; // ties, and how inexact instructions round
+#[path = "../common/odd.rs"]
+mod odd;
 mod statistics;
-#[path = "../support/mod.rs"]
-mod support;
-mod table; // conformance
+mod table; // more of conformance
 
 use paring_tensor::Shape;
 

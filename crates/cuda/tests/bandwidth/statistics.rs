@@ -1,11 +1,12 @@
 //! Sums for calibration against the same sums on the host.
-use crate::{numbers, shape, support::cuda, wide};
+use crate::{common::open, numbers, shape, wide};
 use paring_ops::Backend;
 use paring_tensor::DType::F32;
 
 #[test]
 fn sums_of_channels() {
-    let cuda = cuda();
+    let opened = open();
+    let cuda = &opened.cuda;
     for (t, c) in [(1, 1), (7, 3), (300, 33), (513, 64), (0, 5), (4, 0)] {
         // Every third is large and almost constant: what sums of squares alone would lose.
         let shifted = |(i, x)| if i % 3 == 0 { 1e4 + x } else { x };
@@ -31,7 +32,8 @@ fn sums_of_channels() {
 
 #[test]
 fn products_of_rows() {
-    let cuda = cuda();
+    let opened = open();
+    let cuda = &opened.cuda;
     for (t, d) in [(1, 1), (3, 7), (5, 64), (2, 2051), (3, 0), (0, 3)] {
         let (a, b) = (numbers(1, t * d), numbers(2, t * d));
         let upload = |values: &[f32]| cuda.upload(values, F32, shape(&[t, d])).unwrap();

@@ -1,28 +1,28 @@
-//! The table of conformance and its refusals. Each group of operations is a test of its own, so that those of one kernel are quick.
-use crate::support::{cuda, cuda_with, odd::Odd};
-use paring_conformance::{Case, Failure, Op, Values, cases, check, check_refusals};
+//! The table of conformance where no pointer is aligned, longer rows than it has, and inexact instructions rounded either way. Each group of
+//! operations is a test of its own, so that those of one kernel are quick.
+use crate::{
+    common::{open, open_with},
+    odd::Odd,
+};
+use paring_conformance::{Case, Failure, Op, Values, cases, check};
+use paring_cuda::Allocation;
 use paring_ops::{Accum, Backend};
 use paring_ptx_sim::Rounding;
 use paring_tensor::DType::{BF16, F16, F32};
 use ptx_sim_driver::Config;
-
-/// Operations that have files of tests of their own.
-fn is_elsewhere(name: &str) -> bool {
-    ["linear", "attention", "head_"].iter().any(|prefix| name.starts_with(prefix))
-}
 
 fn check_each(backend: &dyn Backend, cases: impl IntoIterator<Item = Case>) {
     let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(backend, &case).err()).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// The cases of some operations, where tensors begin and one element behind.
-fn check_named(names: &[&str]) {
-    let ours = || cases().into_iter().filter(|case| names.contains(&case.op.name()));
-    assert!(ours().next().is_some(), "{names:?}");
-    let cuda = cuda();
-    check_each(&cuda, ours());
-    check_each(&Odd(&cuda), ours());
+/// The cases of some operations, on tensors that begin one element behind their buffers' beginnings.
+fn check_odd(names: &[&str]) {
+    let cases: Vec<Case> = cases().into_iter().filter(|case| names.contains(&case.op.name())).collect();
+    assert!(!cases.is_empty(), "{names:?}");
+    let opened = open();
+    check_each(&Odd(&opened.cuda), cases);
+    opened.clean();
 }
 
 /// Defines a test of some operations.
@@ -30,10 +30,8 @@ macro_rules! tables {
     ($($name:ident: $($op:literal),+;)+) => {
         $(#[test]
         fn $name() {
-            check_named(&[$($op),+]);
+            check_odd(&[$($op),+]);
         })+
-
-        const NAMED: &[&str] = &[$($($op),+),+];
     };
 }
 
@@ -51,22 +49,10 @@ tables! {
     optimizer: "split", "join", "adamw", "adamw_split";
 }
 
-#[test]
-fn no_operation_is_left_out() {
-    let left: Vec<Case> =
-        cases().into_iter().filter(|c| !is_elsewhere(c.op.name()) && !NAMED.contains(&c.op.name())).collect();
-    assert!(left.is_empty(), "{left:#?}");
-}
-
-#[test]
-fn refusals() {
-    let failures = check_refusals(&cuda());
-    let failures: Vec<_> = failures.into_iter().filter(|failure| !is_elsewhere(&failure.case)).collect();
-    assert!(failures.is_empty(), "{failures:#?}");
-}
-
 fn check_normal(ops: impl IntoIterator<Item = Op>) {
-    check_each(&cuda(), ops.into_iter().map(|op| Case::new(op, Values::Normal)));
+    let opened = open();
+    check_each(&opened.cuda, ops.into_iter().map(|op| Case::new(op, Values::Normal)));
+    opened.clean();
 }
 
 /// Around what a forward keeps of a row (12 032 floats), what a backward keeps (4010, and 12 032 of sums), and more rows than parts of sums.
@@ -113,6 +99,7 @@ fn any_rounding_of_inexact_instructions_will_do() {
     for rounding in [Rounding::ApproxUp, Rounding::ApproxDown] {
         let mut config = Config::default();
         config.rounding = rounding;
-        check_each(&cuda_with(&config), cases().into_iter().filter(|case| inexact.contains(&case.op.name())));
+        let opened = open_with(&config, Allocation::Exact);
+        check_each(&opened.cuda, cases().into_iter().filter(|case| inexact.contains(&case.op.name())));
     }
 }

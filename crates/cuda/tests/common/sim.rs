@@ -1,4 +1,5 @@
 //! Kernels run in the simulator directly, without the backend: for counters, and for kernels that no operation launches.
+#![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part, and one that cannot go on has failed")]
 use paring_ptx_sim::{Counters, Launch, Memory, Module, Options, run};
 
 /// An argument of a kernel.
