@@ -71,7 +71,7 @@ fn no(b: &bool) -> bool {
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Common")]
 pub(crate) struct Common {
-    /// Where to compute: cpu (cuda comes with its own issue) [default: cpu]
+    /// Where to compute: cpu, cuda, or cuda:N for device N [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<String>,

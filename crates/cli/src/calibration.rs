@@ -50,7 +50,7 @@ impl Calibration<'_> {
         let arch = self.model.arch();
         let all = 0..arch.layers.len();
         let gram = if gram && gram_bytes(arch, all.clone()) <= GRAM_BYTES {
-            Some(Gram::new(&self.session.cpu, arch, all)?)
+            Some(Gram::new(self.session.backend(), arch, all)?)
         } else {
             None
         };
@@ -80,7 +80,8 @@ impl Calibration<'_> {
                 end += 1;
             }
             if (first..end).any(|l| cut.needs_compensation(l)) {
-                let mut both = Both { importance: None, gram: Some(Gram::new(&self.session.cpu, arch, first..end)?) };
+                let mut both =
+                    Both { importance: None, gram: Some(Gram::new(self.session.backend(), arch, first..end)?) };
                 self.pass("statistics", &mut both)?;
                 let gram = both.gram.take().ok_or_else(|| Failure::work("calibration lost its observer"))?;
                 self.solve(cut, &gram, first..end)?;
@@ -94,12 +95,12 @@ impl Calibration<'_> {
     fn solve(&self, cut: &mut Cut<'_>, gram: &Gram, layers: Range<usize>) -> Result<()> {
         let needed: Vec<usize> = layers.filter(|&l| cut.needs_compensation(l)).collect();
         let mut progress = Progress::new("least squares", "layers", needed.len() as u64, 0);
-        for (i, group) in needed.chunks(self.session.cpu.threads()).enumerate() {
+        for (i, group) in needed.chunks(self.session.device.threads()).enumerate() {
             if self.stop.asked() {
                 return Err(self.stop.failure("nothing was written"));
             }
             let one = |layer: usize| -> Result<Vec<f32>> {
-                let sum = gram.layer(&self.session.cpu, layer)?;
+                let sum = gram.layer(self.session.backend(), layer)?;
                 cut.least_squares(layer, &sum.ok_or_else(|| Failure::work(format!("no statistics of layer {layer}")))?)
             };
             let solved: Vec<Result<_>> = std::thread::scope(|scope| {
@@ -113,7 +114,7 @@ impl Calibration<'_> {
             for (&layer, w) in group.iter().zip(solved) {
                 cut.set_down_proj(layer, w?);
             }
-            progress.set((i * self.session.cpu.threads() + group.len()) as u64, "");
+            progress.set((i * self.session.device.threads() + group.len()) as u64, "");
         }
         progress.finish();
         Ok(())
@@ -132,7 +133,7 @@ impl Calibration<'_> {
             if let Some(importance) = &mut both.importance {
                 importance.begin(&batch);
             }
-            self.model.hidden(&mut Ctx::infer(&self.session.cpu).observe(both), &batch, None)?;
+            self.model.hidden(&mut Ctx::infer(self.session.backend()).observe(both), &batch, None)?;
             done += batch.n_tokens() as u64;
             progress.set(done, "");
         }

@@ -13,6 +13,7 @@ mod card; // the model card
 mod commands; // what can be done
 mod data; // windows of token ids
 mod describe; // models in numbers, tables
+mod device; // where the arithmetic happens
 mod embedded; // the embedded teacher and its text
 mod error; // messages and exit codes
 mod fetch; // named models

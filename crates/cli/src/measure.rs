@@ -16,7 +16,8 @@ pub(crate) fn likelihood(session: &Session, model: &Model, windows: &Windows) ->
     let slices = windows.slices();
     let mut progress = Progress::new("evaluate", "windows", slices.len() as u64, 0);
     let batch = batch(model.arch(), windows);
-    let result = paring_eval::likelihood(&session.cpu, model, &slices, batch, &mut |n| progress.set(n as u64, ""))?;
+    let result =
+        paring_eval::likelihood(session.backend(), model, &slices, batch, &mut |n| progress.set(n as u64, ""))?;
     progress.finish();
     Ok(result)
 }
@@ -27,7 +28,7 @@ pub(crate) fn agreement(session: &Session, teacher: &Model, student: &Model, win
     let mut progress = Progress::new("evaluate", "windows", slices.len() as u64, 0);
     let batch = batch(teacher.arch(), windows);
     let result =
-        paring_eval::compare(&session.cpu, teacher, student, &slices, batch, &mut |n| progress.set(n as u64, ""))?;
+        paring_eval::compare(session.backend(), teacher, student, &slices, batch, &mut |n| progress.set(n as u64, ""))?;
     progress.finish();
     Ok(result)
 }
@@ -52,7 +53,7 @@ pub(crate) fn speed(session: &Session, model: &Model, windows: &Windows) -> Resu
     for _ in 0..2 {
         let sampler = Sampler::greedy();
         let request = Request { prompt: prompt.clone(), max_tokens, sampler, stop: Vec::new() };
-        let made = generate(&session.cpu, model, &request, &mut |_| true)?;
+        let made = generate(session.backend(), model, &request, &mut |_| true)?;
         best.prefill = best.prefill.max(made.prefill_tokens_per_second);
         best.decode = best.decode.max(made.decode_tokens_per_second);
     }

@@ -4,7 +4,6 @@ use crate::{
     error::{Failure, Result},
     session::Session,
 };
-use paring_cpu::Cpu;
 use paring_model::{Arch, params};
 use paring_ops::{Backend, head_chunk_rows};
 use paring_tensor::{DType, Shape};
@@ -65,13 +64,14 @@ impl Forecast {
 
     /// Seconds, from a short measurement of this machine.
     pub(crate) fn seconds(&self, session: &Session) -> Result<f64> {
-        Ok(self.flops / (EFFICIENCY * flops_per_second(&session.cpu)?))
+        Ok(self.flops / (EFFICIENCY * flops_per_second(session.backend())?))
     }
 
     /// Refuses what does not fit, unless `force`. `out` is where the result goes, which need not exist.
-    pub(crate) fn check(&self, out: &Path, force: bool) -> Result<()> {
+    pub(crate) fn check(&self, session: &Session, out: &Path, force: bool) -> Result<()> {
         let mut problems = Vec::new();
-        if let Some(have) = available_memory().filter(|&have| have < self.peak_memory) {
+        let memory = session.device.own_memory().or_else(available_memory);
+        if let Some(have) = memory.filter(|&have| have < self.peak_memory) {
             let (need, have) = (mib(self.peak_memory), mib(have));
             problems.push(format!(
                 "about {need} of memory are needed and {have} are free: lower --context or --micro-batch"
@@ -119,19 +119,26 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", count(bytes.div_ceil(1 << 20)))
 }
 
-/// A quarter of a second of matrix products.
-fn flops_per_second(cpu: &Cpu) -> Result<f64> {
+/// About a quarter of a second of matrix products, in rounds that double: some backends only queue a product, so each round ends with a
+/// result.
+fn flops_per_second(backend: &dyn Backend) -> Result<f64> {
     const N: usize = 384;
     let shape = Shape::new(&[N, N]).map_err(paring_ops::Error::in_op("probe"))?;
-    let (x, w) = (cpu.upload(&vec![0.5; N * N], DType::F32, shape)?, cpu.upload(&vec![0.5; N * N], DType::F32, shape)?);
-    let mut y = cpu.alloc(DType::F32, shape)?;
-    cpu.linear(&mut y, &x, &w)?;
-    let (start, mut n) = (Instant::now(), 0u32);
-    while start.elapsed().as_millis() < 250 {
-        cpu.linear(&mut y, &x, &w)?;
-        n += 1;
+    let upload = || backend.upload(&vec![0.5; N * N], DType::F32, shape);
+    let (x, w, mut y) = (upload()?, upload()?, backend.alloc(DType::F32, shape)?);
+    let mut round = |products: u32| -> Result<()> {
+        (0..products).try_for_each(|_| backend.linear(&mut y, &x, &w))?;
+        backend.download(&y)?;
+        Ok(())
+    };
+    round(1)?;
+    let (start, mut done, mut products) = (Instant::now(), 0_u32, 1_u32);
+    while start.elapsed().as_millis() < 125 {
+        round(products)?;
+        done += products;
+        products = products.saturating_mul(2);
     }
-    Ok(f64::from(n) * 2.0 * (N as f64).powi(3) / start.elapsed().as_secs_f64().max(1e-9))
+    Ok(f64::from(done) * 2.0 * (N as f64).powi(3) / start.elapsed().as_secs_f64().max(1e-9))
 }
 
 /// Memory that can be had without swapping; `None` where the system does not say.

@@ -1,17 +1,18 @@
 //! What all commands share: the backend, the seed, how results are printed.
 use crate::{
     args::{Common, Dtype},
+    device::Device,
     error::{Failure, Result},
 };
-use paring_cpu::Cpu;
 use paring_model::LoadAs;
+use paring_ops::Backend;
 use paring_tensor::DType;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The settings under "Common", resolved.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) cpu: Cpu,
+    pub(crate) device: Device,
     pub(crate) seed: u64,
     json: bool,
     verbose: bool,
@@ -20,22 +21,17 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(common: &Common) -> Result<Self> {
-        match common.device.as_deref() {
-            None | Some("cpu") => {}
-            Some(d) if d == "cuda" || d.starts_with("cuda:") => {
-                return Err(Failure::input("--device cuda is not built yet; the CPU backend works: --device cpu"));
-            }
-            Some(d) => return Err(Failure::input(format!("--device {}: expected cpu", paring_checkpoint::shown(d)))),
+        let device = Device::open(common.device.as_deref(), common.threads)?;
+        if common.verbose {
+            tell!("computing on {}", device.describe());
         }
-        if common.threads == Some(0) {
-            return Err(Failure::input("--threads 0: expected at least 1"));
-        }
-        let cpu = Cpu::new(common.threads).map_err(|e| match common.threads {
-            Some(n) => Failure::input(e).at(format!("--threads {n}")),
-            None => Failure::input(e),
-        })?;
         let (seed, json) = (common.seed.unwrap_or(0), common.json);
-        Ok(Session { cpu, seed, json, verbose: common.verbose, dtype: common.dtype })
+        Ok(Session { device, seed, json, verbose: common.verbose, dtype: common.dtype })
+    }
+
+    /// What computes.
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        self.device.backend()
     }
 
     /// Type of matrices in products: the flag, or what suits the command. For commands that train, cut or measure a model's parts, which
@@ -66,10 +62,16 @@ impl Session {
         }
     }
 
-    /// Prints the result: `json` as one object, or `text`.
+    /// Prints the result: `json` as one object that names the device as well, or `text`.
     pub(crate) fn print(&self, json: &Value, text: &str) -> Result<()> {
-        let text = if self.json { format!("{json}\n") } else { text.to_string() };
-        print(&text)
+        if !self.json {
+            return print(text);
+        }
+        let mut json = json.clone();
+        if let Value::Object(map) = &mut json {
+            map.insert("device".into(), json!(self.device.name()));
+        }
+        print(&format!("{json}\n"))
     }
 
     pub(crate) fn is_json(&self) -> bool {

@@ -6,8 +6,8 @@ use crate::{
     fetch,
 };
 use paring_checkpoint::hash_file;
-use paring_cpu::Cpu;
 use paring_model::{LoadAs, Model, Opened, SourceKind};
+use paring_ops::Backend;
 use paring_text::Tokenizer;
 use std::path::{Path, PathBuf};
 
@@ -57,8 +57,8 @@ impl Source {
     }
 
     /// Its weights.
-    pub(crate) fn load(&self, cpu: &Cpu, load_as: impl Into<LoadAs>) -> Result<Model> {
-        Ok(Model::load(&self.opened.arch, self.opened.source(), cpu, load_as)?)
+    pub(crate) fn load(&self, backend: &dyn Backend, load_as: impl Into<LoadAs>) -> Result<Model> {
+        Ok(Model::load(&self.opened.arch, self.opened.source(), backend, load_as)?)
     }
 
     /// BLAKE3 over its configuration and all its tensor files.

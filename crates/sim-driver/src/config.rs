@@ -51,11 +51,12 @@ impl Default for Config {
 }
 
 /// The modes of rounding by name, as they cross the interface.
-const ROUNDINGS: [(&str, Rounding); 4] = [
+const ROUNDINGS: [(&str, Rounding); 5] = [
     ("nearest", Rounding::Nearest),
     ("truncate-accumulate", Rounding::TruncateAccumulate),
     ("approx-up", Rounding::ApproxUp),
     ("approx-down", Rounding::ApproxDown),
+    ("mixed", Rounding::Mixed),
 ];
 
 impl Config {

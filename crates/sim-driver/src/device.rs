@@ -335,7 +335,7 @@ impl Device {
             Work::DeviceToHost { to, from, bytes } => {
                 self.memory.read(from, host::bytes_mut(to, bytes)).map_err(|e| e.to_string())
             }
-            Work::DeviceToDevice { to, from, bytes } => self.copy(to, from, bytes),
+            Work::DeviceToDevice { to, from, bytes } => self.memory.copy(to, from, bytes).map_err(|e| e.to_string()),
             Work::Set { to, pattern, width, bytes } => {
                 let all: Vec<u8> = pattern[..width].iter().copied().cycle().take(bytes).collect();
                 self.memory.write(to, &all).map_err(|e| e.to_string())
@@ -348,12 +348,6 @@ impl Device {
         if let Err(e) = moved {
             self.fail(&format!("a queued copy or memset reached memory that is no longer there: {e}"));
         }
-    }
-
-    fn copy(&mut self, to: u64, from: u64, bytes: usize) -> std::result::Result<(), String> {
-        let mut all = vec![0; bytes];
-        self.memory.read(from, &mut all).map_err(|e| e.to_string())?;
-        self.memory.write(to, &all).map_err(|e| e.to_string())
     }
 
     fn execute_kernel(&mut self, task: &Kernel) {

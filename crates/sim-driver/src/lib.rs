@@ -9,6 +9,7 @@ mod handle; // numbers in the clothes of pointers
 mod host; // host memory by its address
 mod report; // what launches did
 mod status; // what calls answer
+mod trace; // for `cargo xtask kernels`: launches written down, modules replaced
 mod work; // what waits in streams and graphs
 
 pub use client::{Error, SimDriver, TestDevice, device_for_tests, library_path};

@@ -173,3 +173,29 @@ fn table(measured: &[Measured]) -> String {
     let kernels = measured.chunk_by(|a, b| a.kernel == b.kernel).count();
     text + &format!("{kernels} kernels, assembled for {}\n", ARCHITECTURES.map(|a| format!("sm_{a}")).join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_ptx_and_budgets_cover_each_other() {
+        let (sources, _, failures) = covered().unwrap();
+        assert_eq!(failures, [] as [String; 0]);
+        assert!(!sources.is_empty());
+    }
+
+    /// And the little that is read of PTX here agrees with the simulator's parser.
+    #[test]
+    fn the_simulator_knows_every_instruction() {
+        for source in build::sources().unwrap() {
+            let text = read(&source.ptx).unwrap();
+            let module = paring_ptx_sim::Module::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", source.stem));
+            for entry in ptx::entries(&text) {
+                let kernel = module.kernel(&entry.name).unwrap_or_else(|| panic!("{} is not found", entry.name));
+                assert_eq!(kernel.params().len(), entry.params.len(), "{}", entry.name);
+                assert_eq!(kernel.max_threads(), entry.max_threads, "{}", entry.name);
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ use super::{
     files,
     operators::{self, Mutant},
     ptx, ptxas,
-    suite::{self, Test},
+    suite::{self, Answer, Test},
 };
 use crate::{
     error::{Error, Result},
@@ -42,7 +42,7 @@ enum Fate {
     Killed,
     TimedOut,
     Survived,
-    /// ptxas makes the same machine code of it, or none.
+    /// ptxas makes the same machine code of it, or none, or the simulator does not know an instruction.
     NotCounted,
 }
 
@@ -175,10 +175,11 @@ fn try_one(
     }
     for test in tests {
         let limit = Duration::from_secs_f64(10.0 + 10.0 * test.seconds);
-        match suite::passes(test, &[("PTX_SIM_REPLACE", &path)], limit) {
-            Some(true) => {}
-            Some(false) => return Ok(Fate::Killed),
-            None => return Ok(Fate::TimedOut),
+        match suite::ask(test, &[("PTX_SIM_REPLACE", &path)], limit) {
+            Answer::Passed => {}
+            Answer::Failed => return Ok(Fate::Killed),
+            Answer::TimedOut => return Ok(Fate::TimedOut),
+            Answer::NotLoaded => return Ok(Fate::NotCounted),
         }
     }
     Ok(Fate::Survived)

@@ -17,6 +17,19 @@ use std::{
 /// The crate whose tests run the kernels.
 const TESTED: &str = "paring-cuda";
 
+/// The exit code of a program whose driver cannot load the replacement: no answer of a test.
+const NOT_LOADED: i32 = 86;
+
+/// What came of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Passed,
+    Failed,
+    TimedOut,
+    /// The replacement was not run.
+    NotLoaded,
+}
+
 /// One test of a test program.
 #[derive(Clone, Debug)]
 pub(super) struct Test {
@@ -115,35 +128,37 @@ fn measure(test: &mut Test, launches: &Path) -> bool {
         return false;
     }
     let start = Instant::now();
-    let passed = passes(test, &[("PTX_SIM_LAUNCHES", launches)], Duration::from_secs(600));
+    let answer = ask(test, &[("PTX_SIM_LAUNCHES", launches)], Duration::from_secs(600));
     test.seconds = start.elapsed().as_secs_f64();
     let text = std::fs::read_to_string(launches).unwrap_or_default();
     test.launches = text.lines().filter_map(Recorded::parse).collect();
     test.launches.sort();
     test.launches.dedup();
-    if passed != Some(true) {
+    if answer != Answer::Passed {
         println!("{} fails without a mutation and is left out", test.name);
     }
-    passed == Some(true) && !test.launches.is_empty()
+    answer == Answer::Passed && !test.launches.is_empty()
 }
 
-/// Whether one test passes; `None` when it was not done in time.
-pub(super) fn passes(test: &Test, variables: &[(&str, &Path)], limit: Duration) -> Option<bool> {
+/// Runs one test, for at most `limit`.
+pub(super) fn ask(test: &Test, variables: &[(&str, &Path)], limit: Duration) -> Answer {
     let mut command = Command::new(&test.program);
     command.args(["--exact", &test.name, "--test-threads", "1"]).envs(variables.iter().copied());
     command.current_dir(&test.dir);
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(mut child) = quiet.spawn() else { return Some(false) };
+    let Ok(mut child) = quiet.spawn() else { return Answer::Failed };
     let start = Instant::now();
     loop {
         match child.try_wait() {
-            Ok(Some(status)) => return Some(status.success()),
+            Ok(Some(status)) if status.success() => return Answer::Passed,
+            Ok(Some(status)) if status.code() == Some(NOT_LOADED) => return Answer::NotLoaded,
+            Ok(Some(_)) => return Answer::Failed,
             Ok(None) if start.elapsed() < limit => std::thread::sleep(Duration::from_millis(5)),
             _ => {
                 // It may have ended just now; either way it is gone.
                 let _ = child.kill();
                 let _ = child.wait();
-                return None;
+                return Answer::TimedOut;
             }
         }
     }
@@ -180,7 +195,7 @@ mod tests {
             seconds: 0.0,
             launches: vec![],
         };
-        assert_eq!(passes(&test(&script.to_string_lossy()), &[], Duration::from_millis(50)), None);
-        assert_eq!(passes(&test("false"), &[], Duration::from_secs(10)), Some(false));
+        assert_eq!(ask(&test(&script.to_string_lossy()), &[], Duration::from_millis(50)), Answer::TimedOut);
+        assert_eq!(ask(&test("false"), &[], Duration::from_secs(10)), Answer::Failed);
     }
 }

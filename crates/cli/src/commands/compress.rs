@@ -137,7 +137,7 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
         json["student"] = json!(student);
         return session.print(&json, &forecast.text(expected));
     }
-    forecast.check(&out, args.work.force)?;
+    forecast.check(&session, &out, args.work.force)?;
     job.run(begin, out, &forecast, expected)
 }
 
@@ -187,7 +187,7 @@ impl Job<'_> {
         }
         let teacher_hash = self.source.hash()?;
         let identity = json!({"recipe": flags.to_string(), "teacher": teacher_hash, "data": self.texts.hashes()});
-        let teacher = self.source.load(&self.session.cpu, self.dtype())?;
+        let teacher = self.source.load(self.session.backend(), self.dtype())?;
         let calibration = Calibration {
             session: self.session,
             model: &teacher,
@@ -281,10 +281,10 @@ impl Job<'_> {
         calibration: &Calibration<'_>,
         gram: Option<Gram>,
     ) -> Result<(Trainer<'b>, Resume)> {
-        let (cpu, config) = (&self.session.cpu, &self.settings.config);
+        let (backend, config) = (self.session.backend(), &self.settings.config);
         if place.path("checkpoints").exists() {
             let zeros = |p: &paring_model::ParamSpec| Ok::<_, Failure>(vec![0.0; p.elements()]);
-            let mut trainer = Trainer::new(cpu, arch.clone(), config.clone(), zeros)?;
+            let mut trainer = Trainer::new(backend, arch.clone(), config.clone(), zeros)?;
             let at = resume(&mut trainer, place, identity)?;
             if at != Resume::Fresh {
                 return Ok((trainer, at));
@@ -294,7 +294,7 @@ impl Job<'_> {
         if self.compensate {
             calibration.compensate(&mut cut, gram)?;
         }
-        Ok((Trainer::new(cpu, arch.clone(), config.clone(), |spec| cut.read(spec))?, Resume::Fresh))
+        Ok((Trainer::new(backend, arch.clone(), config.clone(), |spec| cut.read(spec))?, Resume::Fresh))
     }
 
     /// What the cut model is worth before it learns: measured once, at step 0.

@@ -52,14 +52,14 @@ pub(crate) fn run(args: &Distill) -> Result<()> {
         let seconds = forecast.seconds(&session)?;
         return session.print(&forecast.json(seconds), &forecast.text(seconds));
     }
-    forecast.check(out, args.work.force)?;
+    forecast.check(&session, out, args.work.force)?;
 
     let stop = Stop::listen()?;
     let mut flags = recipe::identity(args)?;
     flags.remove("resume");
     let place = Workplace::open(out, &flags)?;
     let identity = json!({"recipe": flags.to_string(), "student": student.hash()?, "teacher": teacher.hash()?, "data": windows.hash});
-    let mut trainer = Trainer::new(&session.cpu, arch.clone(), settings.config.clone(), |p| {
+    let mut trainer = Trainer::new(session.backend(), arch.clone(), settings.config.clone(), |p| {
         student.opened.source().read_checked(&p.name).map_err(Failure::from)
     })?;
     let at = resume(&mut trainer, &place, &identity)?;
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Distill) -> Result<()> {
         let dir = paring_checkpoint::shown_path(&place.path("checkpoints"));
         return Err(Failure::input(format!("--resume: there is no checkpoint in {dir}; leave the flag out to begin")));
     }
-    let model = teacher.load(&session.cpu, dtype)?;
+    let model = teacher.load(session.backend(), dtype)?;
     let trained = train(&mut trainer, &model, &windows.windows, &settings, &place, &identity, &at, &stop)?;
 
     let mut dir = DirWriter::create(out, Overwrite::Refuse)?;

@@ -19,8 +19,8 @@ pub(crate) fn run(args: &Eval) -> Result<()> {
     let session = Session::new(&args.common)?;
     let source = Source::open(args.model.as_deref())?;
     let windows = windows(&args.data, &source, Part::Heldout, None)?;
-    let model = source.load(&session.cpu, session.load_as(DType::F32.into()))?;
-    model.keep_packed(&session.cpu)?;
+    let model = source.load(session.backend(), session.load_as(DType::F32.into()))?;
+    model.keep_packed(session.backend())?;
     session.say(format!("{} windows, {} tokens", windows.windows.len(), windows.tokens()));
     let result = likelihood(&session, &model, &windows)?;
     let json = json!({"nll": result.nll, "perplexity": result.perplexity, "tokens": result.tokens, "tasks": {}});

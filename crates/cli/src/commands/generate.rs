@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
     let room = positions.saturating_sub(ids.len());
     // Asked for more than fits is an error; the default is what fits.
     let max_tokens = args.max_tokens.unwrap_or(100.min(room));
-    let model = source.load(&session.cpu, session.load_as(LoadAs::Stored))?;
+    let model = source.load(session.backend(), session.load_as(LoadAs::Stored))?;
     let request = Request { prompt: ids, max_tokens, sampler, stop: source.stop_ids(&tokenizer)? };
 
     let mut stream = tokenizer.stream();
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
     if !session.is_json() {
         print(prompt)?;
     }
-    let made = paring_engine::generate(&session.cpu, &model, &request, &mut |id| {
+    let made = paring_engine::generate(session.backend(), &model, &request, &mut |id| {
         if session.is_json() {
             return true;
         }

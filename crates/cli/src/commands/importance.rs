@@ -41,10 +41,10 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
         let seconds = forecast.seconds(&session)?;
         return session.print(&forecast.json(seconds), &forecast.text(seconds));
     }
-    forecast.check(out, args.work.force)?;
+    forecast.check(&session, out, args.work.force)?;
     let stop = Stop::listen()?;
     create_parent(out)?;
-    let model = source.load(&session.cpu, dtype)?;
+    let model = source.load(session.backend(), dtype)?;
     let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
     let (set, _) = calibration.run(false)?;
     importance_file::save(out, &set, &Origin { model: source.hash()?, data: windows.hash.clone() })?;

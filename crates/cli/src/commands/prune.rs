@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
         json["student"] = json!(plan.student());
         return session.print(&json, &forecast.text(seconds));
     }
-    forecast.check(out, args.work.force)?;
+    forecast.check(&session, out, args.work.force)?;
     let stop = Stop::listen()?;
     create_parent(out)?;
     for warning in plan.warnings() {
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     }
     let mut cut = Cut::new(&source.opened, &plan);
     if let Some(windows) = &windows {
-        let model = source.load(&session.cpu, dtype)?;
+        let model = source.load(session.backend(), dtype)?;
         Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop }
             .compensate(&mut cut, None)?;
     }
