@@ -68,8 +68,11 @@ fn every_operation_is_in_a_group() {
     let grouped: BTreeSet<&str> = GROUPS.iter().flat_map(|(names, _)| names.iter().copied()).collect();
     assert_eq!(all, grouped);
     for name in all {
-        let parts: Vec<(usize, usize)> =
-            GROUPS.iter().filter(|(names, _)| names.contains(&name)).flat_map(|(_, part)| part.iter().copied()).collect();
+        let parts: Vec<(usize, usize)> = GROUPS
+            .iter()
+            .filter(|(names, _)| names.contains(&name))
+            .flat_map(|(_, part)| part.iter().copied())
+            .collect();
         let of = parts.first().map_or(0, |p| p.1);
         assert!(parts.len() == of && (0..of).all(|at| parts.contains(&(at, of))), "{name}: {parts:?}");
     }

@@ -10,7 +10,7 @@ pub(crate) fn named(c: &Counters) -> BTreeMap<String, u64> {
     let totals = fields! {
         ctas warp_instructions lane_instructions f32_flops tensor_flops global_requests global_sectors global_ideal_sectors
         global_bytes_read global_bytes_written unique_sectors_read unique_sectors_written shared_requests shared_wavefronts
-        shared_ideal_wavefronts barriers
+        shared_ideal_wavefronts barriers divergent_branches
     };
     let totals = totals.into_iter().map(|(name, value)| (name.to_owned(), value));
     let classes = Class::ALL.into_iter().map(|class| (format!("warp_{class:?}").to_lowercase(), c.warp(class)));

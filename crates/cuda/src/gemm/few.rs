@@ -29,7 +29,7 @@ pub(crate) fn kernel(dtype: DType, w: Address, x: Address, tokens: usize, n: usi
         (DType::F32, false, ..=8) => ("gemv_f32_any", 8),
         _ => return None,
     };
-    Some(Launch::over(entry, n, rows, THREADS, u32::MAX))
+    Some(Launch::linear(entry, u32::try_from(n.div_ceil(rows)).unwrap_or(u32::MAX), THREADS))
 }
 
 /// Carries it out.

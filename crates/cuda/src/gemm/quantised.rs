@@ -61,8 +61,8 @@ pub(crate) fn linear(
     };
     device.launch(op, Launch::over("quantise_rows_f32", tokens * k, 4, THREADS, u32::MAX), rounded)?;
     let groups = if tokens == 1 { 1 } else { tokens.div_ceil(TOKENS) };
-    let mut launch = Launch::over(entry, n, ROWS, THREADS, u32::MAX);
-    launch.grid[1] = size(op, groups)?;
+    let blocks = [size(op, n.div_ceil(ROWS))?, size(op, groups)?, 1];
+    let launch = Launch { grid: blocks, ..Launch::linear(entry, 0, THREADS) };
     let (q, scales) = (q.address(), scales.address());
     let product = Gemv { w, x: q, scales, y, n: size(op, n)?, blocks: size(op, row)?, tokens: size(op, tokens)? };
     device.launch(op, launch, product)

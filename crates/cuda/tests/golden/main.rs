@@ -73,7 +73,12 @@ fn loss_and_every_gradient_are_those_of_pytorch_and_of_the_cpu() {
         figures.check("loss", "PyTorch", relative(loss, golden.scalar("loss")), LOSS);
         figures.check("loss", "CPU", relative(loss, cpu_loss), LOSS);
         for ((spec, grad), of_cpu) in golden.model(&cpu).specs().iter().zip(&grads).zip(&cpu_grads) {
-            figures.check("gradients, PyTorch", &spec.name, nmse(grad, &golden.get(&format!("grad.{}", spec.name))), BACKWARD);
+            figures.check(
+                "gradients, PyTorch",
+                &spec.name,
+                nmse(grad, &golden.get(&format!("grad.{}", spec.name))),
+                BACKWARD,
+            );
             figures.check("gradients, CPU", &spec.name, nmse(grad, of_cpu), BACKWARD);
         }
     });
@@ -95,8 +100,9 @@ fn config() -> TrainConfig {
 #[test]
 fn ten_steps_of_adamw_have_the_losses_of_pytorch() {
     each("ten steps", |golden, cuda, figures| {
-        let read =
-            |p: &paring_model::ParamSpec| golden.opened.source().read_checked(&p.name).map_err(|e| Error::Model(e.into()));
+        let read = |p: &paring_model::ParamSpec| {
+            golden.opened.source().read_checked(&p.name).map_err(|e| Error::Model(e.into()))
+        };
         let mut trainer = Trainer::new(cuda, golden.arch().clone(), config(), read).unwrap();
         for (i, &want) in golden.get("adamw_losses").iter().enumerate() {
             let report = trainer.train_step(&[golden.batch()], Objective::NextToken).unwrap();
@@ -130,7 +136,8 @@ fn thirty_two_greedy_tokens_are_those_of_the_cpu() {
     each("32 tokens", |golden, cuda, _| {
         let prompt = golden.sequences[1][..20].to_vec();
         let request = Request { prompt, max_tokens: 32, sampler: Sampler::greedy(), stop: vec![] };
-        let run = |backend: &dyn Backend| generate(backend, &golden.model(backend), &request, &mut |_| true).unwrap().tokens;
+        let run =
+            |backend: &dyn Backend| generate(backend, &golden.model(backend), &request, &mut |_| true).unwrap().tokens;
         let got = run(cuda);
         assert_eq!(got.len(), 32);
         assert_eq!(got, run(&cpu(1)));

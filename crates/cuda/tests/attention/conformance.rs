@@ -1,0 +1,144 @@
+//! The cases of attention that every backend is held against, and a sweep over the lengths, widths and groups at which the kernels take
+//! other paths: at and beside the sizes of tiles, through windows, caps, packed and cached sequences, in f32 and in bf16.
+use crate::problem::numbers;
+use paring_conformance::{Case, Failure, Op, Values, cases, check, check_refusals};
+use paring_cuda::{Allocation, Cuda};
+use paring_ops::{AttnSpec, Backend};
+use paring_sim_driver::{Config, device_for_tests};
+use paring_tensor::{DType, Shape};
+
+/// A device of this test's own, with all checkers on.
+fn cuda() -> Cuda {
+    let device = device_for_tests(&Config::default()).unwrap();
+    Cuda::with_allocation(device.ordinal, Allocation::Exact).unwrap()
+}
+
+fn check_each(cases: impl IntoIterator<Item = Case>) {
+    let cuda = cuda();
+    let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(&cuda, &case).err()).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+fn table(wanted: impl Fn(&Case) -> bool) -> impl Iterator<Item = Case> {
+    cases().into_iter().filter(|case| case.op.name().starts_with("attention")).filter(move |case| wanted(case))
+}
+
+#[test]
+fn the_table_forward() {
+    check_each(table(|case| matches!(case.op, Op::Attention { .. })));
+}
+
+#[test]
+fn the_table_backward() {
+    check_each(table(|case| matches!(case.op, Op::AttentionBackward { .. })));
+}
+
+#[test]
+fn refusals() {
+    let failures = check_refusals(&cuda());
+    let failures: Vec<_> = failures.into_iter().filter(|failure| failure.case.starts_with("attention")).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+    let wide = Case::new(Op::Attention { spec: AttnSpec::packed(1, 1, 257, vec![0, 2]), spare: 0 }, Values::Normal);
+    let failure = check(&cuda(), &wide).unwrap_err();
+    assert!(failure.to_string().contains("heads of 257 elements"), "{failure}");
+}
+
+/// Every length with every width; group, window, cap and packing take turns so that each meets each.
+fn sweep(compute: DType) -> Vec<AttnSpec> {
+    let (lengths, widths) = ([1, 15, 16, 17, 63, 64, 65, 127, 128, 129], [64, 80, 96, 128]);
+    let heads = [(1, 1), (3, 1), (4, 1), (8, 1), (4, 2)];
+    let (windows, caps) = ([None, Some(1), None, Some(31), None, Some(64), Some(100)], [None, None, Some(4.0)]);
+    let mut specs = Vec::new();
+    for (i, t) in lengths.into_iter().enumerate() {
+        for (j, h) in widths.into_iter().enumerate() {
+            let n = i * widths.len() + j;
+            // An empty sequence first, in the middle and last, and one before that is shorter than any tile.
+            let cu_len = match n % 3 {
+                0 => vec![0, t],
+                1 => vec![0, 0, t, t],
+                _ => vec![0, 5, 5, 5 + t],
+            };
+            let (heads, kv_heads) = heads[n % heads.len()];
+            let (window, softcap) = (windows[n % windows.len()], caps[n / 2 % caps.len()]);
+            specs.push(AttnSpec { window, softcap, compute, ..AttnSpec::packed(heads, kv_heads, h, cu_len) });
+        }
+    }
+    specs
+}
+
+fn both_ways(spec: AttnSpec) -> [Case; 2] {
+    let case = |op| Case::new(op, Values::Normal);
+    [case(Op::Attention { spec: spec.clone(), spare: 0 }), case(Op::AttentionBackward { spec })]
+}
+
+#[test]
+fn lengths_around_tiles_on_tensor_cores() {
+    check_each(sweep(DType::BF16).into_iter().flat_map(both_ways));
+}
+
+#[test]
+fn lengths_around_tiles_in_f32() {
+    // Fewer of them: these kernels have half the tile.
+    let specs = sweep(DType::F32).into_iter().step_by(3);
+    check_each(specs.flat_map(both_ways));
+}
+
+#[test]
+fn behind_a_cache() {
+    let pasts = [1, 15, 63, 64, 65, 127, 130];
+    let specs = pasts.into_iter().enumerate().flat_map(|(i, past)| {
+        let tokens = [1, 2, 4, 5, 16, 65][i % 6];
+        let (heads, kv_heads) = [(3, 1), (4, 4), (8, 1)][i % 3];
+        let window = [None, Some(20), Some(70)][i % 3];
+        [64, 80, 128].map(|h| AttnSpec { window, ..AttnSpec::cached(heads, kv_heads, h, tokens, past) })
+    });
+    let both = specs.flat_map(|spec| [DType::F32, DType::BF16].map(|compute| AttnSpec { compute, ..spec.clone() }));
+    check_each(both.map(|spec| Case::new(Op::Attention { spec, spare: 3 }, Values::Normal)));
+}
+
+#[test]
+fn wide_and_odd_heads() {
+    let specs = [(2, 1, 200, 40), (1, 1, 256, 35), (2, 2, 129, 20), (4, 1, 7, 33), (2, 1, 67, 40), (1, 1, 90, 66)];
+    let specs = specs.map(|(heads, kv_heads, h, t)| AttnSpec::packed(heads, kv_heads, h, vec![0, t]));
+    let both =
+        specs.into_iter().flat_map(|s| [DType::F32, DType::BF16].map(|compute| AttnSpec { compute, ..s.clone() }));
+    check_each(both.flat_map(both_ways));
+}
+
+#[test]
+fn scales_that_are_negative_or_zero() {
+    let specs = [-0.2, 0.0].into_iter().flat_map(|scale| {
+        let spec = AttnSpec { scale, compute: DType::BF16, ..AttnSpec::packed(2, 1, 64, vec![0, 70]) };
+        [spec.clone(), AttnSpec { softcap: Some(2.0), ..spec }]
+    });
+    check_each(specs.flat_map(both_ways));
+}
+
+/// Rows of a larger tensor begin where they begin: at a multiple of 4 bytes, no more.
+#[test]
+fn operands_that_are_aligned_to_an_element() {
+    let cuda = cuda();
+    for (compute, tokens, past) in [(DType::F32, 20, 0), (DType::BF16, 20, 0), (DType::F32, 1, 70)] {
+        let spec = AttnSpec { compute, ..AttnSpec::cached(4, 2, 64, tokens, past) };
+        let odd = |n: usize, cols: usize, seed: u64| {
+            let values = numbers(seed, n * cols);
+            let longer = [&[0.0][..], &values].concat();
+            let line = cuda.upload(&longer, DType::F32, Shape::new(&[longer.len()]).unwrap()).unwrap();
+            let even = cuda.upload(&values, DType::F32, Shape::new(&[n, cols]).unwrap()).unwrap();
+            let view = line.rows(1..longer.len()).and_then(|v| v.reshape(Shape::new(&[n, cols]).unwrap()));
+            [even, view.unwrap()]
+        };
+        let (q, k) = (odd(tokens, spec.q_cols(), 1), odd(past + tokens, spec.kv_cols(), 2));
+        let v = odd(past + tokens, spec.kv_cols(), 3);
+        let run = |i: usize| {
+            let alloc = |cols| cuda.alloc(DType::F32, Shape::new(&[tokens, cols]).unwrap()).unwrap();
+            let (mut y, mut lse) = (alloc(spec.q_cols()), alloc(spec.heads));
+            cuda.attention(&mut y, &mut lse, &q[i], &k[i], &v[i], &spec).unwrap();
+            (cuda.download(&y).unwrap(), cuda.download(&lse).unwrap())
+        };
+        let (even, odd) = (run(0), run(1));
+        // Over a cache that is not aligned another kernel runs, which adds up in another order.
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 2e-6 * (1.0 + a.abs()));
+        assert!(near(&even.0, &odd.0) && near(&even.1, &odd.1), "{spec:?}");
+    }
+}

@@ -1,0 +1,130 @@
+//! Attention of few queries over caches that the trait does not have yet: in bf16, and in pages that lie anywhere.
+use crate::{
+    problem::{Forward, Problem, distance},
+    sim::{Sim, Value::*},
+};
+use paring_ops::AttnSpec;
+use paring_ptx_sim::{Counters, Rounding};
+
+/// How a cache lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cache {
+    bf16: bool,
+    /// Rows of a page as a power of two, for a cache in pages.
+    page_shift: Option<u32>,
+}
+
+/// Rows of a page table's pages: not in order, and with a page between that no key lies in.
+fn page_table(pages: usize) -> Vec<u32> {
+    let step = if pages.is_multiple_of(3) { 5 } else { 3 };
+    let step = if pages.is_multiple_of(15) { 7 } else { step };
+    (0..pages).map(|i| ((i * step + 1) % pages + 1) as u32).collect()
+}
+
+/// `rows` laid out in `cache`; what no key lies in is NaN.
+fn place(rows: &[f32], cols: usize, cache: Cache, table: &[u32]) -> Vec<f32> {
+    let Some(shift) = cache.page_shift else { return rows.to_vec() };
+    let page = 1 << shift;
+    let mut placed = vec![f32::NAN; (table.len() + 1) * page * cols];
+    for (j, row) in rows.chunks(cols).enumerate() {
+        let to = table[j / page] as usize * page + j % page;
+        placed[to * cols..][..cols].copy_from_slice(row);
+    }
+    placed
+}
+
+/// Runs the kernels with so many keys a split. Returns the counters of the first.
+fn decode(problem: &Problem, cache: Cache, per_split: usize) -> (Forward, Counters) {
+    let spec = &problem.spec;
+    let (queries, keys, h) = (spec.n_tokens(), spec.past + spec.n_tokens(), spec.head_dim);
+    let mut sim = Sim::new(Rounding::Nearest);
+    let q = sim.upload(&problem.q);
+    let table = cache.page_shift.map_or(Vec::new(), |shift| page_table(keys.div_ceil(1 << shift)));
+    let [k, v] = [&problem.k, &problem.v].map(|rows| {
+        let placed = place(rows, spec.kv_cols(), cache, &table);
+        if !cache.bf16 {
+            return sim.upload(&placed);
+        }
+        // The numbers are bf16: nothing is lost.
+        let halves: Vec<u16> = placed.iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+        sim.upload(&halves)
+    });
+    let pages = if table.is_empty() { 0 } else { sim.upload(&table) };
+    let lanes = [8, 16, 32].into_iter().find(|lanes| h <= lanes * 8).unwrap();
+    let block_heads = [1, 4].into_iter().find(|&n| spec.group() <= n).unwrap_or(8);
+    let first = spec.first_key(spec.past);
+    let splits = (keys - first).div_ceil(per_split);
+    let (split_y, split_lse) =
+        (sim.floats(queries * spec.q_cols() * splits), sim.floats(queries * spec.heads * splits));
+    let window = spec.window.unwrap_or(i32::MAX as usize);
+    let shift = cache.page_shift.unwrap_or(0) as usize;
+    let sizes = [spec.heads, spec.kv_heads, h, spec.past, window, first, per_split, shift].map(|n| U32(n as u32));
+    let scores = [F32(spec.scale), F32(spec.softcap.unwrap_or(0.0))];
+    let arguments = [&[q, k, v, pages, split_y, split_lse].map(Pointer)[..], &sizes, &scores].concat();
+    let kind = if cache.bf16 { "bf16" } else { "f32" };
+    let entry = format!("attention_decode_{kind}_{lanes}_{block_heads}");
+    let grid = [splits, spec.kv_heads * spec.group().div_ceil(block_heads), queries];
+    let counters = sim.launch("attention_decode", &entry, grid, 128, 0, &arguments);
+    let rows = queries * spec.heads;
+    let (y, lse) = (sim.floats(rows * h), sim.floats(rows));
+    let sizes = [rows, splits, h].map(|n| U32(n as u32));
+    let arguments = [&[split_y, split_lse, y, lse].map(Pointer)[..], &sizes].concat();
+    sim.launch("attention_decode", "attention_combine_f32", [rows.div_ceil(4), 1, 1], 128, 0, &arguments);
+    (Forward { y: sim.download(y, rows * h), lse: sim.download(lse, rows) }, counters)
+}
+
+#[test]
+fn caches_in_bf16_and_in_pages() {
+    // Groups of 1, 2, 3, 7, 8 and 9 query heads; widths up to what the lanes hold, and below.
+    let specs = [
+        AttnSpec::cached(4, 2, 64, 1, 200),
+        AttnSpec::cached(3, 1, 128, 2, 77),
+        AttnSpec::cached(9, 1, 80, 1, 40),
+        AttnSpec::cached(2, 2, 96, 1, 0),
+        AttnSpec::cached(7, 1, 8, 3, 95),
+        AttnSpec::cached(8, 1, 120, 1, 66),
+        AttnSpec { window: Some(30), ..AttnSpec::cached(4, 2, 16, 4, 95) },
+        AttnSpec { window: Some(1), softcap: Some(3.0), ..AttnSpec::cached(6, 2, 24, 4, 50) },
+        AttnSpec { softcap: Some(20.0), ..AttnSpec::cached(2, 1, 256, 1, 50) },
+    ];
+    for spec in specs {
+        let problem = Problem::new(spec.clone());
+        let want = problem.reference();
+        for (bf16, page_shift) in [(false, None), (false, Some(4)), (true, None), (true, Some(0)), (true, Some(3))] {
+            // The widest heads have no kernel for bf16.
+            if bf16 && 128 < spec.head_dim {
+                continue;
+            }
+            for per_split in [17, 64, 1000] {
+                let (got, counters) = decode(&problem, Cache { bf16, page_shift }, per_split);
+                let what = format!("{spec:?}, bf16 {bf16}, pages {page_shift:?}, {per_split} keys a split");
+                assert!(distance(&got.y, &want.y) < 2e-6, "y, {what}: {:e}", distance(&got.y, &want.y));
+                assert!(distance(&got.lse, &want.lse) < 2e-6, "lse, {what}: {:e}", distance(&got.lse, &want.lse));
+                assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_group_reads_the_cache_once() {
+    for (heads, bf16) in [(1, false), (4, false), (8, false), (8, true)] {
+        let spec = AttnSpec::cached(heads, 1, 64, 1, 255);
+        let problem = Problem::new(spec.clone());
+        let (_, counters) = decode(&problem, Cache { bf16, page_shift: None }, 64);
+        let cache = 2 * 256 * 64 * if bf16 { 2 } else { 4 };
+        // And q, once for each of the 16 places that share its 64 elements in each of 4 splits.
+        let queries = heads * 64 * 4 * 16 * 4;
+        assert_eq!(counters.global_bytes_read, (cache + queries) as u64, "{heads} heads, bf16 {bf16}");
+    }
+}
+
+#[test]
+fn pages_are_not_in_order() {
+    for pages in 1..50 {
+        let mut table = page_table(pages);
+        assert!(pages < 4 || table.windows(2).any(|w| w[1] < w[0]));
+        table.sort_unstable();
+        assert_eq!(table, (1..=pages as u32).collect::<Vec<_>>());
+    }
+}
