@@ -68,6 +68,8 @@ fn every_committed_text_is_part_of_the_program() {
         .filter(|p| p.extension().is_some_and(|e| e == "ptx"))
         .map(|p| p.file_stem().unwrap().to_string_lossy().into_owned())
         .collect();
+    // Functions of `kernels/include` alone, for tests: never launched by the program.
+    files.retain(|name| name != "checks");
     files.sort();
     let mut modules: Vec<&str> = MODULES.iter().map(|(name, _)| *name).collect();
     modules.sort_unstable();
