@@ -82,6 +82,7 @@ pub(super) fn run_all() -> Result<Vec<Test>> {
     let mut tests = list()?;
     let scratch = files::scratch("launches.txt")?;
     let listed = tests.len();
+    println!("running {listed} tests as they are");
     tests.retain_mut(|test| measure(test, &scratch));
     tests.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     println!("{} of {listed} tests launch kernels", tests.len());
