@@ -254,7 +254,10 @@ pub(crate) enum Approx {
     Sin,
     Cos,
     Tanh,
+    /// Exact zero for divisors beyond 2^126, as the ISA allows.
     Div,
+    /// `div.full`: the whole range.
+    DivFull,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

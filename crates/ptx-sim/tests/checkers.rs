@@ -326,6 +326,8 @@ fn warp_instructions_need_their_lanes() {
         "@%p1 shfl",
     );
     clean("setp.lt.u32 %p1, %r1, 16;\n@%p1 shfl.sync.bfly.b32 %r4, %r1, 1, 31, 0xffff;", 1, 32);
+    // A mask without the lane that runs it.
+    found("shfl.sync.bfly.b32 %r4, %r1, 0, 31, 0xfffe;", 1, 16, FindingKind::Divergence, "shfl");
     // Lanes in two branches that meet at one instruction: the early ones wait.
     clean(
         "setp.lt.u32 %p1, %r1, 16;\n@%p1 bra A;\nadd.u32 %r5, %r1, 1;\nadd.u32 %r5, %r5, 1;\nbra B;\nA:\nadd.u32 %r5, %r1, 7;\nB:\n\

@@ -333,10 +333,13 @@ fn approximate_functions() {
     let tiny = [1e-40f32.to_bits().into(), 0, 0];
     assert_eq!(eval("rcp.approx.ftz.f32 %r0, %r1;", &[tiny]), [0x7f80_0000]);
     assert_eq!(eval("lg2.approx.ftz.f32 %r0, %r1;", &[tiny]), [0xff80_0000]);
-    let div = |x: f32, y: f32| {
-        f32::from_bits(eval("div.approx.f32 %r0, %r1, %r2;", &[[x.to_bits().into(), y.to_bits().into(), 0]])[0] as u32)
+    let divided = |how: &str, x: f32, y: f32| {
+        let row = [x.to_bits().into(), y.to_bits().into(), 0];
+        f32::from_bits(eval(&format!("div.{how}.f32 %r0, %r1, %r2;"), &[row])[0] as u32)
     };
+    let div = |x, y| divided("approx", x, y);
     assert_eq!(div(1.0, 4.0), 0.25);
+    assert_eq!(divided("full", 1e38, 2e38), 0.5);
     // Above 2^126 the manual lets the quotient be 0.
     assert_eq!(div(1e38, 2e38), 0.0);
     assert!(div(f32::INFINITY, 2e38).is_nan());

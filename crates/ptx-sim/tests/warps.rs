@@ -12,6 +12,14 @@ fn lanes() -> Vec<[u64; 3]> {
 }
 
 #[test]
+fn registers_that_nobody_wrote_are_not_numbers() {
+    assert_eq!(
+        eval("add.f32 %r0, %r1, %r9;\nsetp.nan.f32 %p4, %r0, %r0;\nselp.b32 %r0, 1, 0, %p4;", &lanes()),
+        [1; 32]
+    );
+}
+
+#[test]
 fn shuffles() {
     let get = |t: &str| eval(t, &lanes());
     let all = |f: fn(u64) -> u64| (0..32).map(f).collect::<Vec<_>>();

@@ -227,7 +227,7 @@ fn exact(f: Approx, x: f32, y: f32) -> f64 {
         Approx::Sin => v.sin(),
         Approx::Cos => v.cos(),
         Approx::Tanh => v.tanh(),
-        Approx::Div => v / f64::from(y),
+        Approx::Div | Approx::DivFull => v / f64::from(y),
     }
 }
 
@@ -236,7 +236,7 @@ fn approximate(w: &mut Warp, a: &[Operand], m: u32, f: Approx, ftz: bool, deviat
     let mut by: Lanes32 = [0; 32];
     let mut out = [0; 32];
     let x = w.get32(&a[1], &mut bx);
-    let y = if f == Approx::Div { w.get32(&a[2], &mut by) } else { &by };
+    let y = if matches!(f, Approx::Div | Approx::DivFull) { w.get32(&a[2], &mut by) } else { &by };
     for l in 0..32 {
         if m >> l & 1 == 0 {
             continue;

@@ -6,7 +6,8 @@ use crate::ir::*;
 
 pub(super) fn binary(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
     let f = m.float();
-    let approx = m.take("approx") | m.take("full");
+    let (approximate, full) = (m.take("approx"), m.take("full"));
+    let approx = approximate | full;
     let wide = m.take("wide");
     let hi = m.take("hi");
     let lo = m.take("lo");
@@ -41,7 +42,8 @@ pub(super) fn binary(base: &str, m: &mut Mods<'_>, a: &Args<'_>) -> Decoded {
             if base != "div" || ty != Type::F32 {
                 return Err("only div.f32 is approximate".to_owned());
             }
-            return Ok((Op::Approx(Approx::Div, f.ftz), class));
+            let div = if full { Approx::DivFull } else { Approx::Div };
+            return Ok((Op::Approx(div, f.ftz), class));
         }
         let op = match base {
             "add" => Float2::Add,
