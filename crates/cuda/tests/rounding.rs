@@ -23,8 +23,8 @@ fn rounded(rounding: Rounding, seed: u64) {
     let opened = common::open_with(&config, Allocation::Pooled);
     let start = Instant::now();
     let cases = cases().into_iter().enumerate();
-    let cases =
-        cases.filter(|(i, case)| !case.op.name().starts_with("attention") || (i + seed as usize) % ATTENTION == 0);
+    let cases = cases
+        .filter(|(i, case)| !case.op.name().starts_with("attention") || (i + seed as usize).is_multiple_of(ATTENTION));
     let mut checked = 0;
     let failures: Vec<Failure> = cases
         .filter_map(|(_, case)| {

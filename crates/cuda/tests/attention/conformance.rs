@@ -4,18 +4,28 @@ use crate::problem::numbers;
 use paring_conformance::{Case, Failure, Op, Values, cases, check, check_refusals};
 use paring_cuda::{Allocation, Cuda};
 use paring_ops::{AttnSpec, Backend};
+use paring_ptx_sim::Rounding;
 use paring_tensor::{DType, Shape};
 use ptx_sim_driver::{Config, device_for_tests};
 
 /// A device of this test's own, with all checkers on.
 fn cuda() -> Cuda {
-    let device = device_for_tests(&Config::default()).unwrap();
+    cuda_that_rounds(Rounding::Nearest)
+}
+
+fn cuda_that_rounds(rounding: Rounding) -> Cuda {
+    let mut config = Config::default();
+    config.rounding = rounding;
+    let device = device_for_tests(&config).unwrap();
     Cuda::with_allocation(device.ordinal, Allocation::Exact).unwrap()
 }
 
 fn check_each(cases: impl IntoIterator<Item = Case>) {
-    let cuda = cuda();
-    let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(&cuda, &case).err()).collect();
+    check_each_on(&cuda(), cases);
+}
+
+fn check_each_on(cuda: &Cuda, cases: impl IntoIterator<Item = Case>) {
+    let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(cuda, &case).err()).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
@@ -122,6 +132,18 @@ fn few_queries_over_a_long_cache() {
         })
     });
     check_each(specs.map(|spec| Case::new(Op::Attention { spec, spare: 2 }, Values::Normal)));
+}
+
+/// The bounds hold whatever hardware does where it is free to choose.
+#[test]
+fn other_roundings() {
+    for rounding in [Rounding::TruncateAccumulate, Rounding::ApproxUp, Rounding::ApproxDown, Rounding::Mixed] {
+        let cuda = cuda_that_rounds(rounding);
+        check_each_on(&cuda, sweep(DType::BF16, 64).chain(sweep(DType::BF16, 128)).step_by(2).flat_map(both_ways));
+        check_each_on(&cuda, sweep(DType::F32, 64).step_by(4).flat_map(both_ways));
+        let decode = [64, 100].map(|h| AttnSpec { softcap: Some(9.0), ..AttnSpec::cached(4, 2, h, 2, 150) });
+        check_each_on(&cuda, decode.map(|spec| Case::new(Op::Attention { spec, spare: 0 }, Values::Normal)));
+    }
 }
 
 #[test]
