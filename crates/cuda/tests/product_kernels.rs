@@ -274,7 +274,7 @@ fn blocks_are_read_once_against_few_rows() {
         let (w, q) = (sim.upload(&vec![0x11u8; n * blocks * bytes]), sim.upload(&vec![1u8; blocks * 32]));
         let (scales, y) = (sim.upload(&vec![1.0f32; blocks * 2]), sim.alloc(n * 4));
         let mut arguments: Vec<Value> = [w, q, scales, y].map(Pointer).into();
-        arguments.extend([n as u32, blocks as u32, 1].map(U32));
+        arguments.extend([n as u32, blocks as u32, 1, 0].map(U32));
         let counters = sim.launch(text("gemv_quantised"), entry, [n as u32 / 8, 1, 1], [256, 1, 1], 0, &arguments);
         // Rows that begin within a piece of 16 bytes read the piece whole, and each stage one piece more than its blocks have.
         let read = counters.global_bytes_read as usize - n * blocks * (32 + 8);
