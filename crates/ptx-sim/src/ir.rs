@@ -77,6 +77,10 @@ impl Type {
         matches!(self, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 | Type::Tf32 | Type::F32 | Type::F64)
     }
 
+    pub(crate) fn is_bf16(self) -> bool {
+        matches!(self, Type::Bf16 | Type::Bf16x2)
+    }
+
     pub(crate) fn is_half(self) -> bool {
         matches!(self, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2)
     }

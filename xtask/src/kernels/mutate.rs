@@ -25,6 +25,9 @@ use std::{
 /// Mutants at a time.
 const WORKERS: usize = 2;
 
+/// Seconds of the longest test that is asked: whole models are left to the gate.
+const LONGEST: f64 = 20.0;
+
 /// The part of the mutants that has to be noticed.
 const ENOUGH: f64 = 0.85;
 
@@ -52,7 +55,8 @@ enum Fate {
 /// [`Error::Kernels`] with the number of kernels of which fewer than 85 % of the mutants are noticed; [`Error::NoKernel`]; those of cargo and of
 /// the tools.
 pub(super) fn run(toolkit: &Toolkit, only: &[String], sample: Sample) -> Result<()> {
-    let tests = suite::run_all()?;
+    let mut tests = suite::run_all()?;
+    tests.retain(|test| test.seconds <= LONGEST);
     let (mut weak, mut n_kernels, mut all) = (0, 0, [0; 4]);
     for source in build::sources()? {
         let text = read(&source.ptx)?;

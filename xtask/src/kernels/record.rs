@@ -1,5 +1,5 @@
 //! `cargo xtask kernels --record`: real launches for the race verifier, so that no one has to make up parameters that a kernel is never given.
-//! Of what the project's tests launch, a few small launches of every kernel become `kernels/race.toml`, with what the verifier says of them.
+//! Of what the project's tests launch, a small launch of every kernel becomes `kernels/race.toml`, with what the verifier says of them.
 use super::{
     Toolkit, files,
     ptx::Entry,
@@ -10,8 +10,8 @@ use crate::error::Result;
 use std::collections::BTreeMap;
 use toml::Value;
 
-/// Launches of each kernel: with two, one has sizes that vectors do not divide, as a rule.
-const EACH: usize = 2;
+/// Launches of each kernel.
+const EACH: usize = 1;
 
 /// What opens the file.
 const HEAD: &str = "\

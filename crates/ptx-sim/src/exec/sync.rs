@@ -20,7 +20,6 @@ impl Machine<'_> {
             g.parked = true;
             return false;
         }
-        w.forced = false;
         self.find(FindingKind::Divergence, i, w, m.trailing_zeros() as usize % 32, || {
             format!("lanes {m:#010x} of warp {} are here, lanes {missing:#010x} are missing", w.id)
         });

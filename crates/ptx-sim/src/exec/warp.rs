@@ -128,8 +128,9 @@ impl Warp {
             }
             met
         });
-        if self.groups.iter().all(|g| g.parked) {
-            self.forced = true;
+        let stuck = self.groups.iter().all(|g| g.parked);
+        self.forced = stuck && self.groups.len() > 1;
+        if stuck {
             for g in &mut self.groups {
                 g.parked = false;
             }
