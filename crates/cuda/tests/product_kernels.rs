@@ -1,12 +1,13 @@
 //! The kernels of matrix products, each launched directly on shapes around its tile, also where tensor cores and approximate functions round
 //! otherwise than here; and what they move and multiply, counted. Counts, not times.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-mod support;
+#[path = "common/sim.rs"]
+mod sim;
 
 use half::bf16;
 use paring_cuda::{Compute, Layout, MODULES, plan};
 use paring_ptx_sim::{Class, Counters, Rounding};
-use support::sim::{
+use sim::{
     Sim,
     Value::{self, Pointer, U32, U64},
 };
