@@ -104,18 +104,18 @@ struct Q4_1 {
     }
 };
 
-// A warp has a row. Its bytes pass through a ring of shared memory of the warp's own, 32 blocks a stage, copied in aligned pieces of 16
+// `w` is a multiple of 16, and the weight begins `late` bytes behind it. A warp has a row. Its bytes pass through a ring of shared memory of the warp's own, 32 blocks a stage, copied in aligned pieces of 16
 // bytes wherever the row begins; then a lane has a block. Up to TOKENS rows of x at a time, further ones along blockIdx.y.
 template <class Q, int TOKENS>
 __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32* x, const float2* scales, float* y, u32 n, u32 blocks,
-                                               u32 tokens) {
+                                               u32 tokens, u32 late) {
     constexpr u32 WARPS = 8, STAGE = WARP * Q::BYTES + 16, PIECES = (STAGE + 15) / 16;
     static_assert(STAGE % 16 == 0, "stages are aligned");
     __shared__ __align__(16) unsigned char ring[WARPS][Q::STAGES * STAGE];
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = blockIdx.x * WARPS + warp;
     if (row >= n) return;
     const u32 first_token = blockIdx.y * TOKENS;
-    const u64 begin = (u64)w + (u64)row * blocks * Q::BYTES, end = begin + (u64)blocks * Q::BYTES;
+    const u64 begin = late + (u64)row * blocks * Q::BYTES, end = begin + (u64)blocks * Q::BYTES;
     const u32 phase = (u32)begin % 16; // a stage of a row is a multiple of 16 bytes: the same for all
     const u32 own = shared_address(ring[warp]);
     u64 from = begin - phase;
@@ -126,7 +126,7 @@ __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32
             if (piece >= PIECES) break;
             const u64 at = from + piece * 16;
             const u32 valid = at < end ? (u32)min((u64)16, end - at) : 0;
-            cp_async_16(own + stage * STAGE + piece * 16, reinterpret_cast<const void*>(at), valid);
+            cp_async_16(own + stage * STAGE + piece * 16, w + at, valid);
         }
         cp_async_commit();
         from += WARP * Q::BYTES;
@@ -172,8 +172,8 @@ __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32
 #define GEMV(NAME, Q, TOKENS)                                                                                                             \
     extern "C" __global__ __launch_bounds__(256) void NAME(const unsigned char* __restrict__ w, const u32* __restrict__ x,                \
                                                            const float2* __restrict__ scales, float* __restrict__ y, u32 n, u32 blocks,   \
-                                                           u32 tokens) {                                                                  \
-        gemv_quantised<Q, TOKENS>(w, x, scales, y, n, blocks, tokens);                                                                    \
+                                                           u32 tokens, u32 late) {                                                        \
+        gemv_quantised<Q, TOKENS>(w, x, scales, y, n, blocks, tokens, late);                                                              \
     }
 GEMV(gemv_q8_0_t1, Q8_0, 1)
 GEMV(gemv_q8_0_t8, Q8_0, 8)

@@ -1,12 +1,13 @@
 //! The kernels of matrix products, each launched directly on shapes around its tile, also where tensor cores and approximate functions round
 //! otherwise than here; and what they move and multiply, counted. Counts, not times.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-mod support;
+#[path = "common/sim.rs"]
+mod sim;
 
 use half::bf16;
 use paring_cuda::{Compute, Layout, MODULES, plan};
 use paring_ptx_sim::{Class, Counters, Rounding};
-use support::sim::{
+use sim::{
     Sim,
     Value::{self, Pointer, U32, U64},
 };
@@ -274,7 +275,7 @@ fn blocks_are_read_once_against_few_rows() {
         let (w, q) = (sim.upload(&vec![0x11u8; n * blocks * bytes]), sim.upload(&vec![1u8; blocks * 32]));
         let (scales, y) = (sim.upload(&vec![1.0f32; blocks * 2]), sim.alloc(n * 4));
         let mut arguments: Vec<Value> = [w, q, scales, y].map(Pointer).into();
-        arguments.extend([n as u32, blocks as u32, 1].map(U32));
+        arguments.extend([n as u32, blocks as u32, 1, 0].map(U32));
         let counters = sim.launch(text("gemv_quantised"), entry, [n as u32 / 8, 1, 1], [256, 1, 1], 0, &arguments);
         // Rows that begin within a piece of 16 bytes read the piece whole, and each stage one piece more than its blocks have.
         let read = counters.global_bytes_read as usize - n * blocks * (32 + 8);

@@ -6,9 +6,11 @@
     reason = "a test that cannot go on has failed; settings can only be changed"
 )]
 mod common;
-mod support;
+#[path = "common/odd.rs"]
+mod odd;
 
 use common::{open, open_with};
+use odd::Odd;
 use paring_conformance::{Case, Failure, Op, Reason, Values, cases, check};
 use paring_cuda::{Allocation, Compute, Cuda, Epilogue, Gemm, Layout};
 use paring_ops::{Accum, Activation, Backend};
@@ -19,7 +21,6 @@ use paring_tensor::{
     Shape, Tensor, round_to,
 };
 use ptx_sim_driver::Config;
-use support::odd::Odd;
 
 fn check_each(backend: &dyn Backend, cases: impl IntoIterator<Item = Case>) {
     let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(backend, &case).err()).collect();

@@ -19,7 +19,7 @@ arguments! {
     /// `y[t, n] = sum_k x[t, k] w[n, k]`.
     pub(crate) struct Gemv in "gemv_quantised" for [
         "gemv_q8_0_t1", "gemv_q8_0_t8", "gemv_q4_0_t1", "gemv_q4_0_t8", "gemv_q4_1_t1", "gemv_q4_1_t8",
-    ] { w: Address, x: Address, scales: Address, y: Address, n: u32, blocks: u32, tokens: u32 }
+    ] { w: Address, x: Address, scales: Address, y: Address, n: u32, blocks: u32, tokens: u32, late: u32 }
 }
 
 /// Rows of w of a block of threads: a warp has one.
@@ -63,7 +63,17 @@ pub(crate) fn linear(
     let groups = if tokens == 1 { 1 } else { tokens.div_ceil(TOKENS) };
     let blocks = [size(op, n.div_ceil(ROWS))?, size(op, groups)?, 1];
     let launch = Launch { grid: blocks, ..Launch::linear(entry, 0, THREADS) };
-    let (q, scales) = (q.address(), scales.address());
-    let product = Gemv { w, x: q, scales, y, n: size(op, n)?, blocks: size(op, row)?, tokens: size(op, tokens)? };
+    // Copies are of aligned pieces of 16 bytes. What lies before the weight in its piece belongs to the same buffer, and is not used.
+    let late = w.0 % 16;
+    let product = Gemv {
+        w: Address(w.0 - late),
+        x: q.address(),
+        scales: scales.address(),
+        y,
+        n: size(op, n)?,
+        blocks: size(op, row)?,
+        tokens: size(op, tokens)?,
+        late: late as u32,
+    };
     device.launch(op, launch, product)
 }
