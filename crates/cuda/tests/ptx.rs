@@ -28,7 +28,8 @@ fn every_argument_struct_is_what_its_kernels_declare() {
                 wrong.push(format!("{entry} is in no module"));
                 continue;
             };
-            let want: Vec<(ParamType, usize, usize)> = kernel.params().iter().map(|p| (p.ty, p.offset, p.size)).collect();
+            let want: Vec<(ParamType, usize, usize)> =
+                kernel.params().iter().map(|p| (p.ty, p.offset, p.size)).collect();
             let of = |kind| match kind {
                 Kind::Pointer | Kind::U64 => ParamType::U64,
                 Kind::U32 => ParamType::U32,
