@@ -118,7 +118,7 @@ fn lengths_around_tiles_on_tensor_cores_128() {
 
 #[test]
 fn lengths_around_tiles_on_tensor_cores_of_narrow_heads() {
-    check_closely([20, 32].into_iter().flat_map(|h| sweep(DType::BF16, h)));
+    check_closely([20, 21, 32].into_iter().flat_map(|h| sweep(DType::BF16, h)));
 }
 
 #[test]
@@ -133,14 +133,15 @@ fn few_queries_over_a_long_cache() {
     // Each number of lanes that share a row, full and not; groups of 1, 3, 4, 8 and more than a block takes.
     let (widths, groups) = ([40, 64, 100, 128, 200, 256], [1, 3, 4, 8, 9]);
     let (pasts, windows, caps) = ([0, 1, 63, 64, 130, 300], [None, Some(1), Some(65), None], [None, Some(3.0), None]);
-    let specs = widths.into_iter().enumerate().flat_map(|(i, h)| {
-        groups.into_iter().enumerate().map(move |(j, group)| {
-            let n = i * groups.len() + j;
-            let (window, softcap) = (windows[n % windows.len()], caps[n % caps.len()]);
-            let (kv_heads, tokens, past) = (1 + n % 2, 1 + n % 4, pasts[(i + j) % pasts.len()]);
-            AttnSpec { window, softcap, ..AttnSpec::cached(group * kv_heads, kv_heads, h, tokens, past) }
-        })
-    });
+    let spec = |n: usize, h, group| {
+        let (window, softcap) = (windows[n % windows.len()], caps[n / 2 % caps.len()]);
+        let (kv_heads, tokens, past) = (1 + n % 2, 1 + n % 4, pasts[n / 3 % pasts.len()]);
+        AttnSpec { window, softcap, ..AttnSpec::cached(group * kv_heads, kv_heads, h, tokens, past) }
+    };
+    let turns = (0..3).flat_map(|turn| groups.into_iter().flat_map(move |group| widths.map(|h| (turn, group, h))));
+    let specs = turns.enumerate().map(|(n, (turn, group, h))| spec(n + 2 * turn, h, group));
+    // More splits than a warp has lanes.
+    let specs = specs.chain([AttnSpec::cached(2, 1, 40, 1, 2300)]);
     check_each(specs.map(|spec| Case::new(Op::Attention { spec, spare: 2 }, Values::Normal)));
 }
 
