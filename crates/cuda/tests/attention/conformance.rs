@@ -1,6 +1,6 @@
 //! The cases of attention that every backend is held against, and a sweep over the lengths, widths and groups at which the kernels take
 //! other paths: at and beside the sizes of tiles, through windows, caps, packed and cached sequences, in f32 and in bf16.
-use crate::problem::numbers;
+use crate::problem::{Problem, numbers};
 use paring_conformance::{Case, Failure, Op, Values, cases, check, check_refusals};
 use paring_cuda::{Allocation, Cuda};
 use paring_ops::{AttnSpec, Backend};
@@ -62,6 +62,16 @@ fn refusals() {
     assert!(failure.to_string().contains("heads of 257 elements"), "{failure}");
 }
 
+/// The bounds of the table have room for any operands that are rounded. Here nothing is lost but of probabilities.
+fn check_closely(specs: impl IntoIterator<Item = AttnSpec>) {
+    let cuda = cuda();
+    for spec in specs {
+        let problem = Problem::new(spec);
+        let (forward, backward) = problem.run(&cuda);
+        problem.check("on the simulated driver", &forward, backward.as_ref());
+    }
+}
+
 /// Every length at one width; group, window, cap and packing take turns so that each meets each.
 fn sweep(compute: DType, head_dim: usize) -> impl Iterator<Item = AttnSpec> {
     let lengths = [1, 15, 16, 17, 63, 64, 65, 127, 128, 129];
@@ -88,27 +98,27 @@ fn both_ways(spec: AttnSpec) -> [Case; 2] {
 
 #[test]
 fn lengths_around_tiles_on_tensor_cores_64() {
-    check_each(sweep(DType::BF16, 64).flat_map(both_ways));
+    check_closely(sweep(DType::BF16, 64));
 }
 
 #[test]
 fn lengths_around_tiles_on_tensor_cores_80() {
-    check_each(sweep(DType::BF16, 80).flat_map(both_ways));
+    check_closely(sweep(DType::BF16, 80));
 }
 
 #[test]
 fn lengths_around_tiles_on_tensor_cores_96() {
-    check_each(sweep(DType::BF16, 96).flat_map(both_ways));
+    check_closely(sweep(DType::BF16, 96));
 }
 
 #[test]
 fn lengths_around_tiles_on_tensor_cores_128() {
-    check_each(sweep(DType::BF16, 128).flat_map(both_ways));
+    check_closely(sweep(DType::BF16, 128));
 }
 
 #[test]
 fn lengths_around_tiles_on_tensor_cores_of_narrow_heads() {
-    check_each([20, 32].into_iter().flat_map(|h| sweep(DType::BF16, h).step_by(2)).flat_map(both_ways));
+    check_closely([20, 21, 32].into_iter().flat_map(|h| sweep(DType::BF16, h)));
 }
 
 #[test]
@@ -123,14 +133,15 @@ fn few_queries_over_a_long_cache() {
     // Each number of lanes that share a row, full and not; groups of 1, 3, 4, 8 and more than a block takes.
     let (widths, groups) = ([40, 64, 100, 128, 200, 256], [1, 3, 4, 8, 9]);
     let (pasts, windows, caps) = ([0, 1, 63, 64, 130, 300], [None, Some(1), Some(65), None], [None, Some(3.0), None]);
-    let specs = widths.into_iter().enumerate().flat_map(|(i, h)| {
-        groups.into_iter().enumerate().map(move |(j, group)| {
-            let n = i * groups.len() + j;
-            let (window, softcap) = (windows[n % windows.len()], caps[n % caps.len()]);
-            let (kv_heads, tokens, past) = (1 + n % 2, 1 + n % 4, pasts[(i + j) % pasts.len()]);
-            AttnSpec { window, softcap, ..AttnSpec::cached(group * kv_heads, kv_heads, h, tokens, past) }
-        })
-    });
+    let spec = |n: usize, h, group| {
+        let (window, softcap) = (windows[n % windows.len()], caps[n / 2 % caps.len()]);
+        let (kv_heads, tokens, past) = (1 + n % 2, 1 + n % 4, pasts[n / 3 % pasts.len()]);
+        AttnSpec { window, softcap, ..AttnSpec::cached(group * kv_heads, kv_heads, h, tokens, past) }
+    };
+    let turns = (0..3).flat_map(|turn| groups.into_iter().flat_map(move |group| widths.map(|h| (turn, group, h))));
+    let specs = turns.enumerate().map(|(n, (turn, group, h))| spec(n + 2 * turn, h, group));
+    // More splits than a warp has lanes.
+    let specs = specs.chain([AttnSpec::cached(2, 1, 40, 1, 2300)]);
     check_each(specs.map(|spec| Case::new(Op::Attention { spec, spare: 2 }, Values::Normal)));
 }
 
@@ -156,7 +167,9 @@ fn behind_a_cache() {
         [64, 80, 128].map(|h| AttnSpec { window, ..AttnSpec::cached(heads, kv_heads, h, tokens, past) })
     });
     let both = specs.flat_map(|spec| [DType::F32, DType::BF16].map(|compute| AttnSpec { compute, ..spec.clone() }));
-    check_each(both.map(|spec| Case::new(Op::Attention { spec, spare: 3 }, Values::Normal)));
+    let both: Vec<AttnSpec> = both.collect();
+    check_closely(both.iter().filter(|spec| spec.compute == DType::BF16).cloned());
+    check_each(both.into_iter().map(|spec| Case::new(Op::Attention { spec, spare: 3 }, Values::Normal)));
 }
 
 #[test]

@@ -98,8 +98,9 @@ fn caches_in_bf16_and_in_pages() {
             for per_split in [17, 64, 1000] {
                 let (got, counters) = decode(&problem, Cache { bf16, page_shift }, per_split);
                 let what = format!("{spec:?}, bf16 {bf16}, pages {page_shift:?}, {per_split} keys a split");
-                assert!(distance(&got.y, &want.y) < 2e-6, "y, {what}: {:e}", distance(&got.y, &want.y));
-                assert!(distance(&got.lse, &want.lse) < 2e-6, "lse, {what}: {:e}", distance(&got.lse, &want.lse));
+                for (got, want, cols) in [(&got.y, &want.y, spec.head_dim), (&got.lse, &want.lse, 1)] {
+                    assert!(distance(got, want, cols) < 4e-6, "{what}: {:e}", distance(got, want, cols));
+                }
                 assert_eq!(counters.shared_wavefronts, counters.shared_ideal_wavefronts, "{what}");
             }
         }

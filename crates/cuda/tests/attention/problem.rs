@@ -184,12 +184,67 @@ impl TensorCores {
     }
 }
 
-/// The largest error, over the largest number.
-pub(crate) fn distance(got: &[f32], want: &[f32]) -> f64 {
+/// The largest error of a row over its size, both as Euclidean norms; rows are `cols` long. One key too many or too few among a hundred moves
+/// a row by a tenth of its size, where all of an output hides it.
+pub(crate) fn distance(got: &[f32], want: &[f32], cols: usize) -> f64 {
     assert_eq!(got.len(), want.len());
-    let wide = |x: &f32| f64::from(*x);
-    let largest = want.iter().map(|x| wide(x).abs()).fold(1e-30, f64::max);
-    let error = |(g, w): (&f32, &f32)| (wide(g) - wide(w)).abs();
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let rows = (want.len() / cols).max(1) as f64;
+    // Rows that are nearly zero, as terms cancel, are held to the size of the others.
+    let least = (norm(&mut want.iter().map(|&x| f64::from(x))) / rows.sqrt() / 20.0).max(1e-2);
+    let row = |(got, want): (&[f32], &[f32])| {
+        let error = norm(&mut got.iter().zip(want).map(|(&g, &w)| f64::from(g) - f64::from(w)));
+        error / norm(&mut want.iter().map(|&w| f64::from(w))).max(least)
+    };
     // A NaN stays one.
-    got.iter().zip(want).map(error).fold(0.0, |most: f64, e| if e.is_nan() || most < e { e } else { most }) / largest
+    let larger = |most: f64, e: f64| if e.is_nan() || most < e { e } else { most };
+    got.chunks(cols).zip(want.chunks(cols)).map(row).fold(0.0, larger)
 }
+
+impl Problem {
+    /// Attention, and without a cache its gradients, on a backend that may round.
+    pub(crate) fn run(&self, backend: &dyn Backend) -> (Forward, Option<Backward>) {
+        let spec = AttnSpec { compute: DType::BF16, ..self.spec.clone() };
+        let upload = |values: &[f32], cols: usize| {
+            let shape = Shape::new(&[values.len() / cols, cols]).unwrap();
+            backend.upload(values, DType::F32, shape).unwrap()
+        };
+        let (q_cols, kv_cols) = (spec.q_cols(), spec.kv_cols());
+        let (q, k, v) = (upload(&self.q, q_cols), upload(&self.k, kv_cols), upload(&self.v, kv_cols));
+        let alloc = |rows, cols| backend.alloc(DType::F32, Shape::new(&[rows, cols]).unwrap()).unwrap();
+        let t = spec.n_tokens();
+        let (mut y, mut lse) = (alloc(t, q_cols), alloc(t, spec.heads));
+        backend.attention(&mut y, &mut lse, &q, &k, &v, &spec).unwrap();
+        let values = |t: &Tensor| backend.download(t).unwrap();
+        let forward = Forward { y: values(&y), lse: values(&lse) };
+        if spec.past != 0 {
+            return (forward, None);
+        }
+        let dy = upload(&self.dy, q_cols);
+        let (mut dq, mut dk, mut dv) = (alloc(t, q_cols), alloc(t, kv_cols), alloc(t, kv_cols));
+        backend.attention_backward(&mut dq, &mut dk, &mut dv, &dy, &y, &lse, &q, &k, &v, &spec).unwrap();
+        (forward, Some(Backward { dq: values(&dq), dk: values(&dk), dv: values(&dv) }))
+    }
+
+    /// Holds results to what bf16 probabilities allow.
+    pub(crate) fn check(&self, what: &str, forward: &Forward, backward: Option<&Backward>) {
+        let (want, h) = (self.reference(), self.spec.head_dim);
+        let mut parts = vec![("y", &forward.y, &want.y, FORWARD, h), ("lse", &forward.lse, &want.lse, LSE, 1)];
+        let gradients = backward.map(|b| (b, self.reference_backward(&want)));
+        if let Some((got, want)) = &gradients {
+            let of = |name, got, want| (name, got, want, BACKWARD, h);
+            parts.extend([of("dq", &got.dq, &want.dq), of("dk", &got.dk, &want.dk), of("dv", &got.dv, &want.dv)]);
+        }
+        for (name, got, want, bound, cols) in parts {
+            let far = distance(got, want, cols);
+            assert!(far < bound, "{name} of {:?}, {what}: {far:e}, expected less than {bound:e}", self.spec);
+        }
+    }
+}
+
+/// Of a row of y: probabilities are rounded by 2^-9 at most, in either direction.
+const FORWARD: f64 = 1.0 / 256.0;
+/// Of a row of gradients: ds and p are rounded, and terms of either sign cancel, in dq of the second query of a sequence most of all.
+const BACKWARD: f64 = 1.0 / 50.0;
+/// Of lse, which nothing is rounded for; a cap of 50 multiplies the units that a tanh is off by.
+const LSE: f64 = 2e-5;
