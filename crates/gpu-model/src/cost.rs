@@ -153,23 +153,32 @@ impl Launch {
         };
         let clocks = |n: f64| n * busiest / gpu.clock_hz;
         let lanes = |n: f64, per_clock: f64| clocks(n * crate::gpu::WARP / per_clock);
-        let l2 = clocks(c.l2_bytes / gpu.fill_bytes_per_clock).max(c.l2_bytes / gpu.l2_bytes_per_clock / gpu.clock_hz);
-        let times = [
+        let most =
+            |times: &[(f64, Limit)]| times.iter().fold((0.0, Limit::Latency), |a, b| if a.0 < b.0 { *b } else { a });
+        let (own, own_limit) = most(&[
             (clocks(c.mma * gpu.mma_clocks() / SCHEDULERS), Limit::Tensor),
             (clocks(c.shared_clocks), Limit::Shared),
             (clocks(c.issue_clocks / SCHEDULERS), Limit::Issue),
             (lanes(c.fp32, gpu.fp32_lanes), Limit::Fp32),
             (lanes(c.sfu, gpu.sfu_lanes), Limit::Sfu),
-            (l2, Limit::L2),
+            (clocks(c.l2_bytes / gpu.fill_bytes_per_clock), Limit::L2),
+        ]);
+        let (common, common_limit) = most(&[
+            (c.l2_bytes / gpu.l2_bytes_per_clock / gpu.clock_hz, Limit::L2),
             (c.dram_bytes / gpu.dram_bytes_per_second, Limit::Dram),
-        ];
-        let (most, limit) = times.into_iter().fold((0.0, Limit::Latency), |a, b| if a.0 < b.0 { b } else { a });
+        ]);
         // A block that is alone on its SM waits for its first data each time, and writes its results while nothing is multiplied; with company
-        // only the first wave waits, and the others multiply.
-        let waits = if self.resident < 2.0 { (self.blocks / sms).ceil() } else { 1.0 };
-        let wait = self.trips * MEMORY_LATENCY * waits;
-        let tail = if self.resident < 2.0 { clocks(self.tail_issue / SCHEDULERS) } else { 0.0 };
-        (most + wait + tail, if most < wait { Limit::Latency } else { limit })
+        // only the first wave waits, and the others multiply. What all SMs share goes on meanwhile: they are not in step.
+        let trip = self.trips * MEMORY_LATENCY;
+        let alone = self.resident < 2.0;
+        let waits = if alone { trip * (self.blocks / sms).ceil() } else { trip };
+        let tail = if alone { clocks(self.tail_issue / SCHEDULERS) } else { 0.0 };
+        let (own_all, common_all) = (own + waits + tail, common + trip);
+        if own_all < common_all {
+            (common_all, if common < trip { Limit::Latency } else { common_limit })
+        } else {
+            (own_all, if own < waits { Limit::Latency } else { own_limit })
+        }
     }
 }
 

@@ -22,6 +22,6 @@ pub use papers::{
     Comparison, DIFFERENCES, PUBLISHED, Published, STUDENT_BATCH, TEACHER, TEACHER_BATCH, compare_papers,
     mean_speed_ups, throughput,
 };
-pub use plan::{HEAD_CHUNK_BYTES, Kernel, Part};
+pub use plan::{HEAD_CHUNK_BYTES, Kernel, Part, product_seconds};
 pub use predict::{LABEL, Memory, Prediction, RESERVED, Work, predict};
 pub use shape::{Error, LayerShape, PRESETS, Params, Preset, Shape};

@@ -2,7 +2,7 @@
 use crate::{
     attention::{Attention, TENSOR_WIDTH},
     cost::{Counts, GRAPH_GAP, HOST_LAUNCH, Launch, Limit, STREAM_GAP},
-    gemm::{LANE_TILES, Product, TILES, VECTOR_ROWS, Weights, lanes, tiled, vectors},
+    gemm::{LANE_TILES, Product, TILES, Tile, VECTOR_ROWS, Weights, lanes, tiled, vectors},
     gpu::{Gpu, WARP},
     shape::{LayerShape, Shape},
 };
@@ -160,23 +160,21 @@ impl<'a> Plan<'a> {
         }
         let splits = [1.0, 2.0, 4.0, 8.0, 16.0];
         for splits in splits.into_iter().filter(|s| *s == 1.0 || 256.0 * s <= p.k) {
-            let reduce = |mut way: Vec<(&'static str, Launch)>| {
+            let reduced = |mut way: Vec<(&'static str, Launch)>| {
                 if splits > 1.0 {
-                    let values = p.m * p.n;
-                    let passes = splits + if p.accumulate { 2.0 } else { 1.0 };
-                    way.push(("gemm_reduce", band(values, passes * F32 * values, splits)));
+                    way.push(("gemm_reduce", reduce(&p, splits)));
                 }
                 way
             };
             if self.weights == Weights::F32 {
                 for tile in &LANE_TILES {
-                    ways.push(reduce(vec![(tile.name, lanes(self.gpu, tile, &p, splits))]));
+                    ways.push(reduced(vec![(tile.name, lanes(self.gpu, tile, &p, splits))]));
                 }
             } else {
                 for tile in &TILES {
                     let mut way = self.casts(&p, role);
                     way.push((tile.name, tiled(self.gpu, tile, &p, splits)));
-                    ways.push(reduce(way));
+                    ways.push(reduced(way));
                 }
             }
         }
@@ -378,6 +376,22 @@ impl<'a> Plan<'a> {
         // Weight, both moments: read and written; the gradient: read.
         self.push("adamw", "adamw", &band(values, 7.0 * F32 * values, 16.0), tensors);
     }
+}
+
+/// Seconds of one bf16 product `[m, k] x [k, n]` by `tile`, its depth in `splits` parts; the sum of the parts and the gap to the next kernel
+/// included, casts not. For a planner that wants to know what it gave away.
+pub fn product_seconds(gpu: &Gpu, tile: &Tile, [m, n, k]: [u32; 3], splits: u32) -> f64 {
+    let p = Product { m: m.into(), n: n.into(), k: k.into(), accumulate: false };
+    let splits = f64::from(splits.max(1));
+    let first = tiled(gpu, tile, &p, splits).seconds(gpu).0 + STREAM_GAP;
+    if splits > 1.0 { first + reduce(&p, splits).seconds(gpu).0 + STREAM_GAP } else { first }
+}
+
+/// Adds partial sums up.
+fn reduce(p: &Product, splits: f64) -> Launch {
+    let values = p.m * p.n;
+    let passes = splits + if p.accumulate { 2.0 } else { 1.0 };
+    band(values, passes * F32 * values, splits)
 }
 
 /// A kernel over f32 values in 16-byte accesses: it moves its bytes and does little else.
