@@ -170,7 +170,7 @@ __device__ __forceinline__ void backward_q(u8* shared, const bf16* __restrict__ 
         const u32 k_tile = base + stage * 2 * TILE, v_tile = k_tile + TILE;
         if (row + KEYS < end) copy_step(base + (stage ^ 1) * 2 * TILE, row + KEYS);
         // No query of the warp sees a key of the step.
-        if (row >= min(first_query + 16, end) || row + KEYS <= first_key(first_query, piece.begin, 0, window)) continue;
+        if (first_query >= end || row >= first_query + 16 || row + KEYS <= first_key(first_query, piece.begin, 0, window)) continue;
         float s[1][KEYS / 8][4], dp[1][KEYS / 8][4];
         clear(s[0]);
         product_rows<D>(s, q_fragments, k_tile);

@@ -127,30 +127,29 @@ __device__ __forceinline__ void gemm(const float* a, const float* b, Output out,
     }
 
     out.select(split, (u64)m * n);
-    // One row of a thread after the other, so that the epilogue is there once.
+    // Four neighbours of a thread after the other, so that the epilogue is there once.
 #pragma unroll 1
-    for (int row = 0; row < 4 * QUARTERS; row++) {
-        float4 pieces[QUARTERS];
+    for (u32 piece = 0; piece < 4 * QUARTERS * QUARTERS; piece++) {
+        const u32 row = piece / QUARTERS, quarter = piece % QUARTERS;
+        float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
-        for (int i = 0; i < 4 * QUARTERS; i++) {
-            if (i != row) continue;
+        for (int i = 0; i < 4 * QUARTERS; i++)
 #pragma unroll
-            for (int q = 0; q < QUARTERS; q++)
-                pieces[q] = make_float4(sums[i][4 * q], sums[i][4 * q + 1], sums[i][4 * q + 2], sums[i][4 * q + 3]);
-        }
-        const u32 r = m0 + row / 4 * 64 + own_m + row % 4;
-        if (r >= m) continue;
+            for (int q = 0; q < QUARTERS; q++) {
+                if (i == row && q == quarter)
+                    x = make_float4(sums[i][4 * q], sums[i][4 * q + 1], sums[i][4 * q + 2], sums[i][4 * q + 3]);
+            }
+        const u32 r = m0 + row / 4 * 64 + own_m + row % 4, column = n0 + quarter * 64 + own_n;
+        if (r >= m || column >= n) continue;
         const u64 start = (u64)r * n;
-#pragma unroll
-        for (int q = 0; q < QUARTERS; q++) {
-            const u32 column = n0 + q * 64 + own_n;
-            if (out.flags & ALIGNED) {
-                if (column < n) out.put4(pieces[q], start, column);
-            } else {
-                if (column < n) out.put(pieces[q].x, start, column);
-                if (column + 1 < n) out.put(pieces[q].y, start, column + 1);
-                if (column + 2 < n) out.put(pieces[q].z, start, column + 2);
-                if (column + 3 < n) out.put(pieces[q].w, start, column + 3);
+        if (out.flags & ALIGNED) {
+            out.put4(x, start, column);
+        } else {
+            const u32 count = min(n - column, 4u);
+#pragma unroll 1
+            for (u32 e = 0; e < count; e++) {
+                out.put(x.x, start, column + e);
+                x.x = x.y, x.y = x.z, x.z = x.w;
             }
         }
     }

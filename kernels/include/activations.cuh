@@ -7,10 +7,20 @@ struct Both {
     float value, slope;
 };
 
+// sigmoid(z), and 1 - sigmoid(z) without cancellation: close to 1 the sigmoid may be a unit or two off, or above 1, and a large factor would
+// show that.
+struct Sigmoid {
+    float value, rest;
+};
+__device__ __forceinline__ Sigmoid sigmoid_and_rest(float z) {
+    const float e = exp_f32(-z), s = reciprocal(1.0f + e);
+    return {s, z > 0.0f ? e * s : 1.0f - s};
+}
+
 struct Silu {
     static __device__ __forceinline__ Both at(float x) {
-        const float s = sigmoid_f32(x);
-        return {x * s, s * fmaf(x, 1.0f - s, 1.0f)};
+        const Sigmoid s = sigmoid_and_rest(x);
+        return {x * s.value, s.value * fmaf(x, s.rest, 1.0f)};
     }
 };
 
@@ -43,9 +53,9 @@ struct GeluTanh {
         // Beyond 12 the sigmoid is 0 or 1, and a cube of x might overflow.
         float c = x > 12.0f ? 12.0f : x;
         c = c < -12.0f ? -12.0f : c;
-        const float square = B * c * c, s = sigmoid_f32(A * fmaf(square, c, c));
-        const float slope = A * fmaf(3.0f, square, 1.0f);
-        return {x * s, s * fmaf(c * slope, 1.0f - s, 1.0f)};
+        const float square = B * c * c, slope = A * fmaf(3.0f, square, 1.0f);
+        const Sigmoid s = sigmoid_and_rest(A * fmaf(square, c, c));
+        return {x * s.value, s.value * fmaf(c * slope, s.rest, 1.0f)};
     }
 };
 

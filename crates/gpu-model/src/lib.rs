@@ -9,6 +9,8 @@ mod papers; // the published speed-ups
 mod plan; // the kernels of a pass, in order
 mod predict; // the question and the answer
 mod shape; // architectures, published models
+#[cfg(test)]
+mod simulated; // counts against those of the simulator
 
 pub use cost::{
     Counts, GRAPH_CAPTURE, GRAPH_GAP, GRAPH_LAUNCH, HOST_LAUNCH, HOST_WAIT, Limit, MEMORY_LATENCY, STREAM_GAP,

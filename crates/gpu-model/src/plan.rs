@@ -1,6 +1,6 @@
 //! The kernels of a forward, a backward and an update, in the order in which Paring's tape calls them.
 use crate::{
-    attention::Attention,
+    attention::{Attention, TENSOR_WIDTH},
     cost::{Counts, GRAPH_GAP, HOST_LAUNCH, Launch, Limit, STREAM_GAP},
     gemm::{LANE_TILES, Product, TILES, VECTOR_ROWS, Weights, lanes, tiled, vectors},
     gpu::{Gpu, WARP},
@@ -244,7 +244,7 @@ impl<'a> Plan<'a> {
 
     fn spec(&self, shape: &Shape, layer: &LayerShape, pass: &Pass) -> Attention {
         Attention {
-            tensor: self.weights != Weights::F32,
+            tensor: self.weights != Weights::F32 && shape.head_dim <= TENSOR_WIDTH,
             sequences: pass.sequences,
             queries: pass.queries,
             past: pass.past,

@@ -77,6 +77,10 @@ impl Type {
         matches!(self, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 | Type::Tf32 | Type::F32 | Type::F64)
     }
 
+    pub(crate) fn is_bf16(self) -> bool {
+        matches!(self, Type::Bf16 | Type::Bf16x2)
+    }
+
     pub(crate) fn is_half(self) -> bool {
         matches!(self, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2)
     }
@@ -250,7 +254,10 @@ pub(crate) enum Approx {
     Sin,
     Cos,
     Tanh,
+    /// Exact zero for divisors beyond 2^126, as the ISA allows.
     Div,
+    /// `div.full`: the whole range.
+    DivFull,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -85,6 +85,9 @@ struct Touch {
     read: u32,
 }
 
+/// Set in the stamp of a writer that was an atomic.
+const ATOMIC: u32 = 1 << 31;
+
 /// The stamps of one launch. CTA `i` writes `base + i`; older stamps belong to older launches, so nothing is cleared.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamps {
@@ -95,10 +98,6 @@ pub(crate) struct Stamps {
 impl Stamps {
     fn many(self) -> u32 {
         self.base + self.ctas
-    }
-
-    fn atomic(self) -> u32 {
-        self.base + self.ctas + 1
     }
 }
 
@@ -149,29 +148,31 @@ impl Allocation {
         if self.touched.is_empty() {
             self.touched = vec![Touch::default(); self.data.len().div_ceil(2)];
         }
-        let me = stamps.base + cta;
+        let me = stamps.base + cta.min(stamps.ctas - 1);
         let mut other = None;
         for t in &mut self.touched[offset / 2..(offset + len).div_ceil(2)] {
-            let write = if t.write >= stamps.base { t.write } else { 0 };
-            if write != 0 && write != me {
-                if write != stamps.atomic() {
-                    other = Some(Other::Writer(write - stamps.base));
-                } else if how != Touching::Atomic {
-                    other = Some(Other::Atomics);
-                }
+            let by_atomic = t.write & ATOMIC != 0;
+            let writer = Some(t.write & !ATOMIC).filter(|&w| w >= stamps.base);
+            let both_atomic = by_atomic && how == Touching::Atomic;
+            if let Some(w) = writer.filter(|&w| w != me && !both_atomic) {
+                other = Some(if w == stamps.many() { Other::Atomics } else { Other::Writer(w - stamps.base) });
             }
             if how == Touching::Read {
                 t.read = if t.read < stamps.base || t.read == me { me } else { stamps.many() };
-            } else {
-                if t.read >= stamps.base && t.read != me {
-                    other = Some(if t.read == stamps.many() {
-                        Other::SeveralReaders
-                    } else {
-                        Other::Reader(t.read - stamps.base)
-                    });
-                }
-                t.write = if how == Touching::Atomic { stamps.atomic() } else { me };
+                continue;
             }
+            if t.read >= stamps.base && t.read != me {
+                other = Some(if t.read == stamps.many() {
+                    Other::SeveralReaders
+                } else {
+                    Other::Reader(t.read - stamps.base)
+                });
+            }
+            t.write = match (how, writer) {
+                (Touching::Atomic, Some(w)) if by_atomic && w != me => stamps.many() | ATOMIC,
+                (Touching::Atomic, _) => me | ATOMIC,
+                _ => me,
+            };
         }
         other
     }
@@ -350,8 +351,8 @@ impl Memory {
 
     /// Starts a launch: fresh stamps for its CTAs and no sector touched.
     pub(crate) fn start_launch(&mut self, ctas: u32) -> Stamps {
-        let needed = ctas.saturating_add(2);
-        if self.next_stamp == 0 || self.next_stamp.checked_add(needed).is_none() {
+        let ctas = ctas.min(1 << 30);
+        if self.next_stamp == 0 || self.next_stamp > (1 << 30) - 2 {
             for a in &mut self.allocations {
                 a.touched = Vec::new();
             }
@@ -362,7 +363,7 @@ impl Memory {
             a.sectors_written.clear();
         }
         let base = self.next_stamp;
-        self.next_stamp = base.saturating_add(needed);
-        Stamps { base, ctas: ctas.min(u32::MAX - 3) }
+        self.next_stamp = base + ctas + 1;
+        Stamps { base, ctas }
     }
 }

@@ -171,6 +171,12 @@ pub(crate) fn add_wide(a: f32, b: f32) -> f64 {
     add_odd(f64::from(a), f64::from(b))
 }
 
+/// A sum of opposite numbers is +0, but -0 when rounding down.
+pub(crate) fn zero_sum(sum: f64, a: f64, b: f64, round: Round) -> f64 {
+    let opposite = a.is_sign_negative() != b.is_sign_negative();
+    if sum == 0.0 && opposite && round == Round::Down { -0.0 } else { sum }
+}
+
 pub(crate) fn div_wide(a: f32, b: f32) -> f64 {
     let (a, b) = (f64::from(a), f64::from(b));
     let q = a / b;

@@ -14,9 +14,9 @@ pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
 #[derive(Clone, Copy, Default)]
 struct Granule {
     /// Interval of the last write; below the CTA's first interval: never written in this CTA.
-    write: u64,
+    write: u32,
     /// Interval of the last reads.
-    read: u64,
+    read: u32,
     /// Warps that read since.
     readers: u32,
     /// Thread of a `cp.async` in flight, plus 1.
@@ -31,47 +31,52 @@ struct Granule {
 #[derive(Default)]
 pub(crate) struct Clocks {
     /// Last interval handed out.
-    now: u64,
+    now: u32,
     /// First interval of this CTA.
-    start: u64,
+    start: u32,
     /// Interval each warp is in.
-    own: Vec<u64>,
-    /// `seen[w * warps + v]`: up to which interval warp `w` has seen the accesses of warp `v`.
-    seen: Vec<u64>,
+    own: Vec<u32>,
+    /// `seen[w * warps + v]`: up to which interval warp `w` has seen the accesses of warp `v`; its own always.
+    seen: Vec<u32>,
+    /// The least of a warp's row in `seen`: everything up to there is ordered before it.
+    floor: Vec<u32>,
 }
 
 impl Clocks {
-    pub(crate) fn start_cta(&mut self, warps: usize) {
+    fn start_cta(&mut self, warps: usize) {
         self.now += 1;
         self.start = self.now;
         self.own.clear();
         self.own.resize(warps, self.now);
         self.seen.clear();
         self.seen.resize(warps * warps, 0);
+        self.floor.clear();
+        self.floor.resize(warps, if warps == 1 { u32::MAX } else { 0 });
+        for w in 0..warps {
+            self.seen[w * warps + w] = u32::MAX;
+        }
     }
 
     /// A barrier completed: each of `waiting` has now seen what all of `arrived` did before it.
     pub(crate) fn barrier(&mut self, arrived: &[usize], waiting: &[usize]) {
         let warps = self.own.len();
-        let mut joined = vec![0u64; warps];
+        let mut joined = vec![0u32; warps];
         for &w in arrived {
             for (v, j) in joined.iter_mut().enumerate() {
-                *j = (*j).max(self.seen[w * warps + v]);
+                let known = if v == w { self.own[w] } else { self.seen[w * warps + v] };
+                *j = (*j).max(known);
             }
-            joined[w] = joined[w].max(self.own[w]);
         }
-        self.now += 1;
+        self.now = self.now.saturating_add(1);
         for &w in waiting {
-            self.seen[w * warps..(w + 1) * warps].copy_from_slice(&joined);
+            let row = &mut self.seen[w * warps..(w + 1) * warps];
+            row.copy_from_slice(&joined);
+            row[w] = u32::MAX;
+            self.floor[w] = row.iter().copied().min().unwrap_or(0);
         }
         for &w in arrived {
             self.own[w] = self.now;
         }
-    }
-
-    /// Warp `w` has not seen what warp `v` did in an interval.
-    fn races(&self, w: usize, v: usize, interval: u64) -> bool {
-        w != v && interval > self.seen[w * self.own.len() + v]
     }
 }
 
@@ -107,7 +112,16 @@ impl Shared {
         Self { data: vec![0xCD; bytes], granules, clocks: Clocks::default() }
     }
 
-    /// Records an access of `warp` and returns the worst thing about it.
+    /// Nothing of this CTA has happened yet.
+    pub(crate) fn start_cta(&mut self, warps: usize) {
+        if self.clocks.now > u32::MAX / 2 {
+            self.granules.fill(Granule::default());
+            self.clocks.now = 0;
+        }
+        self.clocks.start_cta(warps);
+    }
+
+    /// Records an access of `warp` and returns the first thing that is wrong with it.
     pub(crate) fn touch(
         &mut self,
         warp: usize,
@@ -121,61 +135,53 @@ impl Shared {
             return None;
         }
         let c = &self.clocks;
-        let me = c.own[warp];
+        let warps = c.own.len();
+        // Accesses of warp `v` up to `seen[v]` are ordered before this one.
+        let seen = &c.seen[warp * warps..(warp + 1) * warps];
+        let (me, floor, bit) = (c.own[warp], c.floor[warp], 1u32 << warp);
         let mut found: Option<Conflict> = None;
-        let mut report = |kind, g: usize, warp| {
-            if found.is_none() {
-                found = Some(Conflict { kind, address: 2 * g, warp });
-            }
-        };
-        for g in address / 2..(address + len).div_ceil(2) {
-            let cell = &mut self.granules[g];
+        let first = address / 2;
+        for (n, cell) in self.granules[first..(address + len).div_ceil(2)].iter_mut().enumerate() {
+            let mut report = |kind, other| {
+                if found.is_none() {
+                    found = Some(Conflict { kind, address: 2 * (first + n), warp: other });
+                }
+            };
             let written = cell.write >= c.start;
+            let writer = usize::from(cell.writer);
+            let after_write = !written || cell.write <= seen[writer];
             if !written {
                 cell.pending = 0;
             }
-            if cell.read < c.start {
+            if races && cell.pending != 0 {
+                report(FindingKind::InFlight, usize::from(cell.pending - 1) / 32);
+            }
+            if cell.read < c.start || cell.read <= floor {
                 cell.readers = 0;
             }
-            if cell.pending != 0 && races {
-                report(FindingKind::InFlight, g, usize::from(cell.pending - 1) / 32);
-            }
-            let writer = usize::from(cell.writer);
             if how == Access::Read || how == Access::Atomic {
-                if !written && init {
-                    report(FindingKind::Uninitialised, g, warp);
+                if init && !written {
+                    report(FindingKind::Uninitialised, warp);
                 }
-                let both_atomic = how == Access::Atomic && cell.atomic;
-                if races && written && !both_atomic && c.races(warp, writer, cell.write) {
-                    report(FindingKind::SharedReadAfterWrite, g, writer);
+                if races && !after_write && !(how == Access::Atomic && cell.atomic) {
+                    report(FindingKind::SharedReadAfterWrite, writer);
                 }
             }
             if how == Access::Read {
-                // Readers that this warp has seen are ordered before it; the others stay on record with it.
-                if cell.read != me {
-                    let mut rest = cell.readers;
-                    while rest != 0 {
-                        let v = rest.trailing_zeros() as usize;
-                        rest &= rest - 1;
-                        if !c.races(warp, v, cell.read) {
-                            cell.readers &= !(1 << v);
-                        }
-                    }
-                    cell.read = cell.read.max(me);
+                if cell.read < me {
+                    cell.readers = unordered(cell.readers, cell.read, seen);
+                    cell.read = me;
                 }
-                cell.readers |= 1 << warp;
+                cell.readers |= bit;
                 continue;
             }
             if races {
-                if written && how != Access::Atomic && c.races(warp, writer, cell.write) {
-                    report(FindingKind::SharedWriteAfterWrite, g, writer);
+                if how != Access::Atomic && !after_write {
+                    report(FindingKind::SharedWriteAfterWrite, writer);
                 }
-                let others = cell.readers & !(1 << warp);
+                let others = unordered(cell.readers & !bit, cell.read, seen);
                 if others != 0 {
-                    let v = (0..c.own.len().min(32)).find(|&v| others >> v & 1 == 1 && c.races(warp, v, cell.read));
-                    if let Some(v) = v {
-                        report(FindingKind::SharedWriteAfterRead, g, v);
-                    }
+                    report(FindingKind::SharedWriteAfterRead, others.trailing_zeros() as usize);
                 }
             }
             cell.write = me;
@@ -198,4 +204,17 @@ impl Shared {
             g.atomic = false;
         }
     }
+}
+
+/// Those of `readers`, who read in `interval`, that the warp of the row `seen` has not synchronised with.
+fn unordered(mut readers: u32, interval: u32, seen: &[u32]) -> u32 {
+    let mut left = 0;
+    while readers != 0 {
+        let v = readers.trailing_zeros();
+        readers &= readers - 1;
+        if interval > seen[v as usize] {
+            left |= 1 << v;
+        }
+    }
+    left
 }

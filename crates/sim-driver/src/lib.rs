@@ -14,4 +14,5 @@ mod work; // what waits in streams and graphs
 
 pub use client::{Error, SimDriver, TestDevice, device_for_tests, library_path};
 pub use config::{Config, MOST_DEVICES};
+pub use paring_ptx_sim::Rounding;
 pub use report::{Record, Report};

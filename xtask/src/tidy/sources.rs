@@ -19,6 +19,9 @@ const UNSAFE: [&str; 6] = [
 /// Where files may be opened for writing.
 const WRITERS: &str = "crates/checkpoint/src/atomic/";
 
+/// Crates and files of which no part is in the program: what only tests run, and what makes files that are committed.
+const ONLY_FOR_TESTS: [&str; 2] = ["crates/sim-driver/", "xtask/src/kernels/"];
+
 /// What opens a file for writing, or changes what is under a name.
 const WRITES: [&str; 12] = [
     "File::create",
@@ -95,7 +98,9 @@ pub(super) fn n_unsafe(tree: &Tree) -> usize {
 
 /// Whether users run what is written here: not tests, examples and benches.
 fn is_shipped(path: &str) -> bool {
-    path.contains("/src/") && !["tests", "examples", "benches"].iter().any(|d| path.split('/').any(|part| part == *d))
+    let for_tests = ONLY_FOR_TESTS.iter().any(|dir| path.starts_with(dir));
+    let in_dir = |dir: &str| path.split('/').any(|part| part == dir);
+    path.contains("/src/") && !for_tests && !["tests", "examples", "benches"].into_iter().any(in_dir)
 }
 
 /// Files of modules that are declared under `#[cfg(test)]`.
@@ -225,7 +230,7 @@ fn standalone(tree: &Tree, leaf: &str) -> Vec<Violation> {
         let what = format!("leaf crate `{leaf}` has no such example");
         return vec![Violation { file: path, line: 1, rule: "standalone", what, fix }];
     };
-    let own = format!("paring_{leaf}");
+    let own = format!("paring_{}", leaf.replace('-', "_"));
     let mut found = lines(&path, &lex(text).code, "standalone", fix, |line, _| {
         let mut names = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| w.starts_with("paring_"));
         names.find(|w| *w != own).map(|w| format!("it uses `{w}` too"))

@@ -4,18 +4,28 @@ use crate::problem::numbers;
 use paring_conformance::{Case, Failure, Op, Values, cases, check, check_refusals};
 use paring_cuda::{Allocation, Cuda};
 use paring_ops::{AttnSpec, Backend};
-use paring_sim_driver::{Config, device_for_tests};
+use paring_ptx_sim::Rounding;
 use paring_tensor::{DType, Shape};
+use ptx_sim_driver::{Config, device_for_tests};
 
 /// A device of this test's own, with all checkers on.
 fn cuda() -> Cuda {
-    let device = device_for_tests(&Config::default()).unwrap();
+    cuda_that_rounds(Rounding::Nearest)
+}
+
+fn cuda_that_rounds(rounding: Rounding) -> Cuda {
+    let mut config = Config::default();
+    config.rounding = rounding;
+    let device = device_for_tests(&config).unwrap();
     Cuda::with_allocation(device.ordinal, Allocation::Exact).unwrap()
 }
 
 fn check_each(cases: impl IntoIterator<Item = Case>) {
-    let cuda = cuda();
-    let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(&cuda, &case).err()).collect();
+    check_each_on(&cuda(), cases);
+}
+
+fn check_each_on(cuda: &Cuda, cases: impl IntoIterator<Item = Case>) {
+    let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(cuda, &case).err()).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
@@ -28,9 +38,18 @@ fn the_table_forward() {
     check_each(table(|case| matches!(case.op, Op::Attention { .. })));
 }
 
+fn is_backward(case: &Case, windowed: bool) -> bool {
+    matches!(&case.op, Op::AttentionBackward { spec } if spec.window.is_some() == windowed)
+}
+
 #[test]
 fn the_table_backward() {
-    check_each(table(|case| matches!(case.op, Op::AttentionBackward { .. })));
+    check_each(table(|case| is_backward(case, false)));
+}
+
+#[test]
+fn the_table_backward_of_windows() {
+    check_each(table(|case| is_backward(case, true)));
 }
 
 #[test]
@@ -43,27 +62,23 @@ fn refusals() {
     assert!(failure.to_string().contains("heads of 257 elements"), "{failure}");
 }
 
-/// Every length with every width; group, window, cap and packing take turns so that each meets each.
-fn sweep(compute: DType) -> Vec<AttnSpec> {
-    let (lengths, widths) = ([1, 15, 16, 17, 63, 64, 65, 127, 128, 129], [64, 80, 96, 128]);
+/// Every length at one width; group, window, cap and packing take turns so that each meets each.
+fn sweep(compute: DType, head_dim: usize) -> impl Iterator<Item = AttnSpec> {
+    let lengths = [1, 15, 16, 17, 63, 64, 65, 127, 128, 129];
     let heads = [(1, 1), (3, 1), (4, 1), (8, 1), (4, 2)];
     let (windows, caps) = ([None, Some(1), None, Some(31), None, Some(64), Some(100)], [None, None, Some(4.0)]);
-    let mut specs = Vec::new();
-    for (i, t) in lengths.into_iter().enumerate() {
-        for (j, h) in widths.into_iter().enumerate() {
-            let n = i * widths.len() + j;
-            // An empty sequence first, in the middle and last, and one before that is shorter than any tile.
-            let cu_len = match n % 3 {
-                0 => vec![0, t],
-                1 => vec![0, 0, t, t],
-                _ => vec![0, 5, 5, 5 + t],
-            };
-            let (heads, kv_heads) = heads[n % heads.len()];
-            let (window, softcap) = (windows[n % windows.len()], caps[n / 2 % caps.len()]);
-            specs.push(AttnSpec { window, softcap, compute, ..AttnSpec::packed(heads, kv_heads, h, cu_len) });
-        }
-    }
-    specs
+    lengths.into_iter().enumerate().map(move |(i, t)| {
+        let n = i + head_dim / 16;
+        // An empty sequence first, in the middle and last, and one before that is shorter than any tile.
+        let cu_len = match n % 3 {
+            0 => vec![0, t],
+            1 => vec![0, 0, t, t],
+            _ => vec![0, 5, 5, 5 + t],
+        };
+        let (heads, kv_heads) = heads[n % heads.len()];
+        let (window, softcap) = (windows[n % windows.len()], caps[n / 2 % caps.len()]);
+        AttnSpec { window, softcap, compute, ..AttnSpec::packed(heads, kv_heads, head_dim, cu_len) }
+    })
 }
 
 fn both_ways(spec: AttnSpec) -> [Case; 2] {
@@ -72,15 +87,63 @@ fn both_ways(spec: AttnSpec) -> [Case; 2] {
 }
 
 #[test]
-fn lengths_around_tiles_on_tensor_cores() {
-    check_each(sweep(DType::BF16).into_iter().flat_map(both_ways));
+fn lengths_around_tiles_on_tensor_cores_64() {
+    check_each(sweep(DType::BF16, 64).flat_map(both_ways));
+}
+
+#[test]
+fn lengths_around_tiles_on_tensor_cores_80() {
+    check_each(sweep(DType::BF16, 80).flat_map(both_ways));
+}
+
+#[test]
+fn lengths_around_tiles_on_tensor_cores_96() {
+    check_each(sweep(DType::BF16, 96).flat_map(both_ways));
+}
+
+#[test]
+fn lengths_around_tiles_on_tensor_cores_128() {
+    check_each(sweep(DType::BF16, 128).flat_map(both_ways));
+}
+
+#[test]
+fn lengths_around_tiles_on_tensor_cores_of_narrow_heads() {
+    check_each([20, 32].into_iter().flat_map(|h| sweep(DType::BF16, h).step_by(2)).flat_map(both_ways));
 }
 
 #[test]
 fn lengths_around_tiles_in_f32() {
     // Fewer of them: these kernels have half the tile.
-    let specs = sweep(DType::F32).into_iter().step_by(3);
+    let specs = [64, 80, 96, 128].into_iter().flat_map(|h| sweep(DType::F32, h).skip(h / 16 % 3).step_by(3));
     check_each(specs.flat_map(both_ways));
+}
+
+#[test]
+fn few_queries_over_a_long_cache() {
+    // Each number of lanes that share a row, full and not; groups of 1, 3, 4, 8 and more than a block takes.
+    let (widths, groups) = ([40, 64, 100, 128, 200, 256], [1, 3, 4, 8, 9]);
+    let (pasts, windows, caps) = ([0, 1, 63, 64, 130, 300], [None, Some(1), Some(65), None], [None, Some(3.0), None]);
+    let specs = widths.into_iter().enumerate().flat_map(|(i, h)| {
+        groups.into_iter().enumerate().map(move |(j, group)| {
+            let n = i * groups.len() + j;
+            let (window, softcap) = (windows[n % windows.len()], caps[n % caps.len()]);
+            let (kv_heads, tokens, past) = (1 + n % 2, 1 + n % 4, pasts[(i + j) % pasts.len()]);
+            AttnSpec { window, softcap, ..AttnSpec::cached(group * kv_heads, kv_heads, h, tokens, past) }
+        })
+    });
+    check_each(specs.map(|spec| Case::new(Op::Attention { spec, spare: 2 }, Values::Normal)));
+}
+
+/// The bounds hold whatever hardware does where it is free to choose.
+#[test]
+fn other_roundings() {
+    for rounding in [Rounding::TruncateAccumulate, Rounding::ApproxUp, Rounding::ApproxDown, Rounding::Mixed] {
+        let cuda = cuda_that_rounds(rounding);
+        check_each_on(&cuda, sweep(DType::BF16, 64).chain(sweep(DType::BF16, 128)).step_by(2).flat_map(both_ways));
+        check_each_on(&cuda, sweep(DType::F32, 64).step_by(4).flat_map(both_ways));
+        let decode = [64, 100].map(|h| AttnSpec { softcap: Some(9.0), ..AttnSpec::cached(4, 2, h, 2, 150) });
+        check_each_on(&cuda, decode.map(|spec| Case::new(Op::Attention { spec, spare: 0 }, Values::Normal)));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::{
     sim::Sim,
 };
 use paring_ops::AttnSpec;
-use paring_ptx_sim::{Counters, Rounding};
+use paring_ptx_sim::{Class, Counters, Rounding};
 
 /// Rows of a warp, and keys of a tile, of the forward for a head of this many elements.
 fn forward_tile(padded: usize) -> (usize, usize) {
@@ -52,20 +52,20 @@ fn only_tiles_that_are_seen_are_multiplied() {
         let (_, forward) = run.forward();
         let (rows, keys) = forward_tile(d);
         let want = spec.heads * pairs(&spec, [rows, keys], sees) * 2 * products(rows, keys, d);
-        assert_eq!(forward.classes.mma, want as u64, "forward of {spec:?}");
+        assert_eq!(forward.warp(Class::Mma), want as u64, "forward of {spec:?}");
         assert!(
-            2 * (forward.classes.ldmatrix - q_fragments(&spec, rows)) <= forward.classes.mma,
+            2 * (forward.warp(Class::Ldmatrix) - q_fragments(&spec, rows)) <= forward.warp(Class::Mma),
             "forward of {spec:?}"
         );
         no_conflicts("forward", &forward);
 
         let (_, [of_keys, of_queries]) = run.backward();
         let want = spec.heads * pairs(&spec, [16, 32], |key, query| sees(query, key)) * 4 * products(16, 32, d);
-        assert_eq!(of_keys.classes.mma, want as u64, "dk and dv of {spec:?}");
+        assert_eq!(of_keys.warp(Class::Mma), want as u64, "dk and dv of {spec:?}");
         no_conflicts("dk and dv", &of_keys);
         let keys = if d <= 64 { 64 } else { 32 };
         let want = spec.heads * pairs(&spec, [16, keys], sees) * 3 * products(16, keys, d);
-        assert_eq!(of_queries.classes.mma, want as u64, "dq of {spec:?}");
+        assert_eq!(of_queries.warp(Class::Mma), want as u64, "dq of {spec:?}");
         no_conflicts("dq", &of_queries);
     }
 }

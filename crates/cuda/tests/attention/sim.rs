@@ -26,9 +26,7 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn new(rounding: Rounding) -> Sim {
-        let mut options = Options::default();
-        options.rounding = rounding;
-        Sim { memory: Memory::new(), options }
+        Sim { memory: Memory::new(), options: Options { rounding, ..Options::default() } }
     }
 
     /// Memory with these elements.

@@ -65,7 +65,7 @@ pub(crate) fn run(w: &mut Warp, i: &Instruction, m: u32, deviation: &mut Deviati
         }
         Op::Fma(Type::F32, f) => w.map3(a, m, |x, y, z| {
             let [x, y, z] = [x, y, z].map(|v| input(v, f));
-            finish(fma_wide(x, y, z), f)
+            finish(zero_sum(fma_wide(x, y, z), f64::from(x) * f64::from(y), z.into(), f.round), f)
         }),
         Op::Fma(Type::F64, _) => {
             w.map3_wide(a, m, |x, y, z| f64::from_bits(x).mul_add(f64::from_bits(y), f64::from_bits(z)).to_bits())
@@ -102,7 +102,10 @@ pub(crate) fn run(w: &mut Warp, i: &Instruction, m: u32, deviation: &mut Deviati
         Op::ApproxHalf(f, ty) => w.map1(a, m, |x| {
             halves(ty, |s| {
                 let x = half_to_f32((x >> s) as u16, ty);
-                to_half(exact(f, x, 0.0), ty, crate::ir::Round::Nearest)
+                let y = exact(f, x, 0.0);
+                // The bf16 form of `ex2` flushes subnormal results.
+                let y = if f == Approx::Ex2 && ty.is_bf16() { flush(y as f32).into() } else { y };
+                to_half(y, ty, crate::ir::Round::Nearest)
             })
         }),
         Op::Setp { cmp, ty, combine: with, ftz } => {
@@ -168,8 +171,8 @@ fn float2(w: &mut Warp, a: &[Operand], m: u32, op: Float2, f: FloatMods) {
     w.map2(a, m, |x, y| {
         let (x, y) = (input(x, f), input(y, f));
         let wide = match op {
-            Float2::Add => add_wide(x, y),
-            Float2::Sub => add_wide(x, -y),
+            Float2::Add => zero_sum(add_wide(x, y), x.into(), y.into(), f.round),
+            Float2::Sub => zero_sum(add_wide(x, -y), x.into(), (-y).into(), f.round),
             Float2::Mul => f64::from(x) * f64::from(y),
             Float2::Div => div_wide(x, y),
             Float2::Min => min_f32(x, y, f.nan).into(),
@@ -224,7 +227,7 @@ fn exact(f: Approx, x: f32, y: f32) -> f64 {
         Approx::Sin => v.sin(),
         Approx::Cos => v.cos(),
         Approx::Tanh => v.tanh(),
-        Approx::Div => v / f64::from(y),
+        Approx::Div | Approx::DivFull => v / f64::from(y),
     }
 }
 
@@ -233,7 +236,7 @@ fn approximate(w: &mut Warp, a: &[Operand], m: u32, f: Approx, ftz: bool, deviat
     let mut by: Lanes32 = [0; 32];
     let mut out = [0; 32];
     let x = w.get32(&a[1], &mut bx);
-    let y = if f == Approx::Div { w.get32(&a[2], &mut by) } else { &by };
+    let y = if matches!(f, Approx::Div | Approx::DivFull) { w.get32(&a[2], &mut by) } else { &by };
     for l in 0..32 {
         if m >> l & 1 == 0 {
             continue;

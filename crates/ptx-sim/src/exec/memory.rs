@@ -48,7 +48,7 @@ impl Machine<'_> {
             Op::CpAsync => self.copy_async(w, i, m),
             Op::CpCommit => {
                 for l in lanes(m) {
-                    w.commits[l] += 1;
+                    w.commits[l] = w.commits[l].wrapping_add(1);
                 }
             }
             Op::CpWait => {
@@ -279,6 +279,8 @@ impl Machine<'_> {
         let (mut bx, mut by) = ([0; 32], [0; 32]);
         let x = *w.get64(&i.args[at + 1], &mut bx);
         let y = i.args.get(at + 2).map_or([0; 32], |o| *w.get64(o, &mut by));
+        // Immediates have 64 bits.
+        let [x, y] = [x, y].map(|v| v.map(|v| v & u64::MAX >> (64 - 8 * size)));
         let mut old = [0; 32];
         let (mut global, mut shared) = (Touched::none(), Touched::none());
         for l in lanes(m) {

@@ -246,7 +246,7 @@ impl<'a> Machine<'a> {
                 w.reset(threads - 32 * w.id as u32, geometry);
             }
             self.counters.ctas += 1;
-            self.shared.clocks.start_cta(count);
+            self.shared.start_cta(count);
             self.arrivals.clear();
             self.run_cta(&mut warps, n);
             if self.stopped {

@@ -20,7 +20,6 @@ impl Machine<'_> {
             g.parked = true;
             return false;
         }
-        w.forced = false;
         self.find(FindingKind::Divergence, i, w, m.trailing_zeros() as usize % 32, || {
             format!("lanes {m:#010x} of warp {} are here, lanes {missing:#010x} are missing", w.id)
         });
@@ -100,9 +99,16 @@ impl Machine<'_> {
         let x = *w.get32(&a[1], &mut bx);
         let b = *w.get32(&a[2], &mut bb);
         let c = *w.get32(&a[3], &mut bc);
+        let mut mask_buffer = [0; 32];
+        let masks = *w.get32(&a[4], &mut mask_buffer);
         let mut out = [0; 32];
         let mut valid = 0u32;
         for l in lanes(m) {
+            if masks[l] >> l & 1 == 0 {
+                self.find(FindingKind::Divergence, i, w, l, || {
+                    format!("lane {l} takes part, and its mask {:#x} leaves it out", masks[l])
+                });
+            }
             let lane = l as u32;
             let (segment, clamp, by) = (c[l] >> 8 & 31, c[l] & 31, b[l] & 31);
             let last = lane & segment | clamp & !segment;

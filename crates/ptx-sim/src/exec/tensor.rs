@@ -12,11 +12,29 @@ use crate::numeric::{bf16_to_f32, canonical, f16_to_f32, to_f32};
 use crate::report::FindingKind;
 use crate::shared::Access;
 
-/// Factors of the largest shape, as f64 (8-bit integers are exact too).
-struct Factors {
-    a: [[f64; 32]; 16],
-    b: [[f64; 8]; 32],
-    k: usize,
+/// The factors, as f64 (8-bit integers are exact too).
+struct Factors<const K: usize> {
+    a: [[f64; K]; 16],
+    b: [[f64; 8]; K],
+}
+
+impl<const K: usize> Factors<K> {
+    fn new() -> Self {
+        Self { a: [[0.0; K]; 16], b: [[0.0; 8]; K] }
+    }
+
+    /// The sums of products, exact far beyond f32.
+    fn product(&self) -> [[f64; 8]; 16] {
+        let mut sums = [[0f64; 8]; 16];
+        for (s, row) in sums.iter_mut().zip(&self.a) {
+            for (x, column) in row.iter().zip(&self.b) {
+                for n in 0..8 {
+                    s[n] += x * column[n];
+                }
+            }
+        }
+        sums
+    }
 }
 
 impl Machine<'_> {
@@ -57,18 +75,13 @@ impl Machine<'_> {
     }
 
     fn product(&mut self, w: &mut Warp, i: &Instruction, kind: MmaKind) {
-        let mut f = Factors { a: [[0.0; 32]; 16], b: [[0.0; 8]; 32], k: 0 };
-        fill(&mut f, w, i, kind);
-        self.tensor_flops += 2 * 16 * 8 * f.k as u64;
-        let mut sums = [[0f64; 8]; 16];
-        for (r, s) in sums.iter_mut().enumerate() {
-            for k in 0..f.k {
-                let x = f.a[r][k];
-                for n in 0..8 {
-                    s[n] += x * f.b[k][n];
-                }
-            }
-        }
+        let (sums, k) = match kind {
+            MmaKind::M16n8k16(ty) => (halves::<16>(w, i, ty).product(), 16),
+            MmaKind::M16n8k8Half(ty) => (halves::<8>(w, i, ty).product(), 8),
+            MmaKind::M16n8k8Tf32 => (tf32(w, i).product(), 8),
+            MmaKind::M16n8k32 { a_signed, b_signed, .. } => (bytes(w, i, a_signed, b_signed).product(), 32),
+        };
+        self.tensor_flops += 2 * 16 * 8 * k;
         let (from, to) = (part_list(&i.args[3]), part_list(&i.args[0]));
         let integer = matches!(kind, MmaKind::M16n8k32 { .. });
         let saturate = matches!(kind, MmaKind::M16n8k32 { sat: true, .. });
@@ -120,71 +133,71 @@ fn part_list(o: &Operand) -> &[Operand] {
 
 /// Gives each register of a fragment to a function.
 #[inline(always)]
-fn each(w: &Warp, parts: &[Operand], mut put: impl FnMut(usize, &Lanes32)) {
-    for (q, part) in parts.iter().enumerate() {
+fn each(w: &Warp, fragment: &Operand, mut put: impl FnMut(usize, &Lanes32)) {
+    for (q, part) in part_list(fragment).iter().enumerate() {
         let mut buffer = [0; 32];
         put(q, w.get32(part, &mut buffer));
     }
 }
 
-/// Spreads the fragments over the matrices, as the PTX manual lays them out. Lane `l` is in group `l / 4`.
-fn fill(f: &mut Factors, w: &Warp, i: &Instruction, kind: MmaKind) {
-    let (a, b) = (part_list(&i.args[1]), part_list(&i.args[2]));
-    match kind {
-        MmaKind::M16n8k16(ty) | MmaKind::M16n8k8Half(ty) => {
-            f.k = if matches!(kind, MmaKind::M16n8k16(_)) { 16 } else { 8 };
-            let widen =
-                |x: u32| -> f64 { if ty == Type::Bf16 { bf16_to_f32(x as u16) } else { f16_to_f32(x as u16) }.into() };
-            each(w, a, |q, x| {
-                for l in 0..32 {
-                    let (row, k) = (l / 4 + 8 * (q & 1), l % 4 * 2 + 8 * (q >> 1));
-                    f.a[row][k] = widen(x[l]);
-                    f.a[row][k + 1] = widen(x[l] >> 16);
-                }
-            });
-            each(w, b, |q, x| {
-                for l in 0..32 {
-                    let k = l % 4 * 2 + 8 * q;
-                    f.b[k][l / 4] = widen(x[l]);
-                    f.b[k + 1][l / 4] = widen(x[l] >> 16);
-                }
-            });
+/// Spreads the fragments of halves over the matrices, as the PTX manual lays them out. Lane `l` is in group `l / 4`.
+fn halves<const K: usize>(w: &Warp, i: &Instruction, ty: Type) -> Factors<K> {
+    let mut f = Factors::new();
+    let widen = |x: u32| -> f64 { if ty == Type::Bf16 { bf16_to_f32(x as u16) } else { f16_to_f32(x as u16) }.into() };
+    each(w, &i.args[1], |q, x| {
+        for l in 0..32 {
+            let (row, k) = (l / 4 + 8 * (q & 1), l % 4 * 2 + 8 * (q >> 1));
+            f.a[row][k] = widen(x[l]);
+            f.a[row][k + 1] = widen(x[l] >> 16);
         }
-        MmaKind::M16n8k8Tf32 => {
-            f.k = 8;
-            // The low 13 bits of a tf32 register are ignored.
-            let widen = |x: u32| f64::from(f32::from_bits(x & !0x1fff));
-            each(w, a, |q, x| {
-                for l in 0..32 {
-                    f.a[l / 4 + 8 * (q & 1)][l % 4 + 4 * (q >> 1)] = widen(x[l]);
-                }
-            });
-            each(w, b, |q, x| {
-                for l in 0..32 {
-                    f.b[l % 4 + 4 * q][l / 4] = widen(x[l]);
-                }
-            });
+    });
+    each(w, &i.args[2], |q, x| {
+        for l in 0..32 {
+            let k = l % 4 * 2 + 8 * q;
+            f.b[k][l / 4] = widen(x[l]);
+            f.b[k + 1][l / 4] = widen(x[l] >> 16);
         }
-        MmaKind::M16n8k32 { a_signed, b_signed, .. } => {
-            f.k = 32;
-            let byte = |x: u32, e: usize, signed: bool| {
-                let b = x.to_le_bytes()[e];
-                if signed { f64::from(b as i8) } else { f64::from(b) }
-            };
-            each(w, a, |q, x| {
-                for l in 0..32 {
-                    for e in 0..4 {
-                        f.a[l / 4 + 8 * (q & 1)][l % 4 * 4 + 16 * (q >> 1) + e] = byte(x[l], e, a_signed);
-                    }
-                }
-            });
-            each(w, b, |q, x| {
-                for l in 0..32 {
-                    for e in 0..4 {
-                        f.b[l % 4 * 4 + 16 * q + e][l / 4] = byte(x[l], e, b_signed);
-                    }
-                }
-            });
+    });
+    f
+}
+
+/// The same for tf32; the low 13 bits of a register are ignored.
+fn tf32(w: &Warp, i: &Instruction) -> Factors<8> {
+    let mut f = Factors::new();
+    let widen = |x: u32| f64::from(f32::from_bits(x & !0x1fff));
+    each(w, &i.args[1], |q, x| {
+        for l in 0..32 {
+            f.a[l / 4 + 8 * (q & 1)][l % 4 + 4 * (q >> 1)] = widen(x[l]);
         }
-    }
+    });
+    each(w, &i.args[2], |q, x| {
+        for l in 0..32 {
+            f.b[l % 4 + 4 * q][l / 4] = widen(x[l]);
+        }
+    });
+    f
+}
+
+/// The same for 8-bit integers.
+fn bytes(w: &Warp, i: &Instruction, a_signed: bool, b_signed: bool) -> Factors<32> {
+    let mut f = Factors::new();
+    let byte = |x: u32, e: usize, signed: bool| {
+        let b = x.to_le_bytes()[e];
+        if signed { f64::from(b as i8) } else { f64::from(b) }
+    };
+    each(w, &i.args[1], |q, x| {
+        for l in 0..32 {
+            for e in 0..4 {
+                f.a[l / 4 + 8 * (q & 1)][l % 4 * 4 + 16 * (q >> 1) + e] = byte(x[l], e, a_signed);
+            }
+        }
+    });
+    each(w, &i.args[2], |q, x| {
+        for l in 0..32 {
+            for e in 0..4 {
+                f.b[l % 4 * 4 + 16 * q + e][l / 4] = byte(x[l], e, b_signed);
+            }
+        }
+    });
+    f
 }

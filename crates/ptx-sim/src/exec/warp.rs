@@ -103,9 +103,10 @@ impl Warp {
 
     /// Ready for a new CTA with `lanes` lanes.
     pub(crate) fn reset(&mut self, lanes: u32, geometry: Geometry) {
-        self.predicates.fill(0);
-        self.r.fill([0; 32]);
-        self.d.fill([0; 32]);
+        // What nobody wrote is a NaN, and an address of nothing: who relies on a register's first contents is seen.
+        self.predicates.fill(0x5555_5555);
+        self.r.fill([0xffc0_dead; 32]);
+        self.d.fill([0xfff8_dead_dead_dead; 32]);
         self.live = if lanes >= 32 { ALL } else { (1 << lanes) - 1 };
         self.groups.clear();
         self.groups.push(Group { pc: 0, mask: self.live, parked: false });
@@ -128,8 +129,9 @@ impl Warp {
             }
             met
         });
-        if self.groups.iter().all(|g| g.parked) {
-            self.forced = true;
+        let stuck = self.groups.iter().all(|g| g.parked);
+        self.forced = stuck && self.groups.len() > 1;
+        if stuck {
             for g in &mut self.groups {
                 g.parked = false;
             }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::ParseError;
+use super::cursor::Cursor;
 use super::lexer::{Kind, Token};
-use super::{Cursor, ParseError};
 use crate::ir::{Operand, Special, Type};
 
 /// What a register name stands for.
@@ -15,7 +16,7 @@ pub(crate) enum Reg {
 }
 
 /// Most registers of one kernel: ptxas gives up far earlier, and a mistyped count must not fill memory.
-const MAX_REGISTERS: u32 = 1 << 20;
+const MAX_REGISTERS: u32 = 1 << 16;
 
 /// Everything that names can mean inside one kernel.
 #[derive(Default)]

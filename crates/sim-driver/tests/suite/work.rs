@@ -117,7 +117,7 @@ fn an_event_is_complete_once_its_stream_was_waited_for() {
     lab.scale(&lab.stream, &y, &x, 4, 2.0);
     event.record(&lab.stream).unwrap();
     let asked = (0..1000).take_while(|_| !event.try_is_complete().unwrap()).count();
-    assert!(asked > 0 && asked < 1000, "{asked}");
+    assert!(10 < asked && asked < 1000, "{asked}");
 }
 
 #[test]
