@@ -15,7 +15,7 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("prune", &["tensor"]),
     ("ptx-sim", &[]),
-    ("gpu-model", &["prune"]),
+    ("gpu-model", &[]),
     // The contract.
     ("checkpoint", &["tensor"]),
     ("text", &["checkpoint"]),
