@@ -278,7 +278,7 @@ mod tests {
         Attention { sequences: 1.0, queries, past, heads: 32.0, kv_heads: 8.0, head_dim: 128.0, tensor: true }
     }
 
-    /// `spec/cuda.md`, section 2: as many mma as the lower triangle's tiles take, at least two for each ldmatrix.
+    /// As many mma as the lower triangle's tiles take, at least two for each ldmatrix.
     #[test]
     fn tiles_above_the_diagonal_are_skipped() {
         let counts = attention(2048.0, 0.0).forward().counts;

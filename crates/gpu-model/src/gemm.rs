@@ -319,7 +319,7 @@ mod tests {
         Product { m: n, n, k: n, accumulate: false }
     }
 
-    /// The budgets of `spec/cuda.md`, section 2.
+    /// What the kernels were asked to keep.
     #[test]
     fn the_main_tile_is_bound_by_its_tensor_cores() {
         let step = TILES[0].step();
