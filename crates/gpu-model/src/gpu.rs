@@ -47,7 +47,8 @@ pub(crate) const MMA_FMA: f64 = 16.0 * 8.0 * 16.0;
 
 const COMMON: &str = "special functions: 16 a clock and SM, one instruction a clock and scheduler, shared memory 32 banks of 4 bytes: \
                       CUDA C++ Programming Guide, arithmetic throughput and compute capabilities 8.0, 8.9, 9.0";
-const FILL: &str = "64 bytes a clock from L2 into one SM: assumed of all three, as NVIDIA prints for V100 to A100 (A100 white paper, figure 15)";
+const FILL: &str =
+    "64 bytes a clock from L2 into one SM: assumed of all three, two 32-byte sectors; NVIDIA prints none";
 
 /// NVIDIA A100 SXM, 80 GB.
 pub const A100: Gpu = Gpu {
