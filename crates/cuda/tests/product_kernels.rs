@@ -5,11 +5,12 @@
 mod sim;
 
 use half::bf16;
-use paring_cuda::{Compute, Layout, MODULES, plan};
+use paring_cuda::{Compute, Layout, plan};
 use paring_ptx_sim::{Class, Counters, Rounding};
 use sim::{
     Sim,
     Value::{self, Pointer, U32, U64},
+    text,
 };
 
 const LAYOUTS: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
@@ -18,10 +19,6 @@ const ADD: u32 = 8;
 const ALIGNED: u32 = 16;
 const A_VECTOR: u32 = 32;
 const B_VECTOR: u32 = 64;
-
-fn text(module: &str) -> &'static str {
-    MODULES.iter().find(|(name, _)| *name == module).unwrap().1
-}
 
 /// Numbers between -1 and 1 that are the same every time, and that bf16 has.
 fn numbers(n: usize, seed: u64) -> Vec<f32> {

@@ -14,8 +14,8 @@ const REPLACE: &str = "PTX_SIM_REPLACE";
 /// How a process ends whose replacement cannot be loaded: that is no answer of a test.
 const NOT_LOADED: i32 = 86;
 
-/// `module`, or what stands for it.
-pub(crate) fn replaced(module: Module) -> Module {
+/// `module`, or what `cargo xtask kernels --mutate` puts in its place: for tests that run kernels without the driver.
+pub fn replacement(module: Module) -> Module {
     static REPLACEMENT: OnceLock<Option<String>> = OnceLock::new();
     let text = REPLACEMENT.get_or_init(|| {
         let path = env::var_os(REPLACE)?;
@@ -36,8 +36,8 @@ fn stop(why: &str) -> ! {
     process::exit(NOT_LOADED)
 }
 
-/// Writes a launch down.
-pub(crate) fn launched(kernel: &str, launch: &Launch) {
+/// Writes a launch down, if `cargo xtask kernels` asks for that.
+pub fn record_launch(kernel: &str, launch: &Launch) {
     let Some(path) = env::var_os(LAUNCHES) else { return };
     // One write a line, so that lines of several threads stay whole. A line that is lost is a launch less, and no more.
     if let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path) {

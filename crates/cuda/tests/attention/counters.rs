@@ -5,7 +5,7 @@ use crate::{
     sim::Sim,
 };
 use paring_ops::AttnSpec;
-use paring_ptx_sim::{Class, Counters, Rounding};
+use paring_ptx_sim::{Class, Counters};
 
 /// Rows of a warp, and keys of a tile, of the forward for a head of this many elements.
 fn forward_tile(padded: usize) -> (usize, usize) {
@@ -45,7 +45,7 @@ fn specs() -> impl Iterator<Item = AttnSpec> {
 #[test]
 fn only_tiles_that_are_seen_are_multiplied() {
     for spec in specs() {
-        let mut run = TensorCores::new(&Problem::new(spec.clone()), Sim::new(Rounding::Nearest));
+        let mut run = TensorCores::new(&Problem::new(spec.clone()), Sim::new());
         let sees = |query: usize, key: usize| key <= query && spec.first_key(query) <= key;
         let d = spec.head_dim;
 

@@ -1,10 +1,10 @@
 //! Attention of few queries over caches that the trait does not have yet: in bf16, and in pages that lie anywhere.
 use crate::{
     problem::{Forward, Problem, distance},
-    sim::{Sim, Value::*},
+    sim::{Sim, Value::*, text},
 };
 use paring_ops::AttnSpec;
-use paring_ptx_sim::{Counters, Rounding};
+use paring_ptx_sim::Counters;
 
 /// How a cache lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,7 +37,7 @@ fn place(rows: &[f32], cols: usize, cache: Cache, table: &[u32]) -> Vec<f32> {
 fn decode(problem: &Problem, cache: Cache, per_split: usize) -> (Forward, Counters) {
     let spec = &problem.spec;
     let (queries, keys, h) = (spec.n_tokens(), spec.past + spec.n_tokens(), spec.head_dim);
-    let mut sim = Sim::new(Rounding::Nearest);
+    let mut sim = Sim::new();
     let q = sim.upload(&problem.q);
     let table = cache.page_shift.map_or(Vec::new(), |shift| page_table(keys.div_ceil(1 << shift)));
     let [k, v] = [&problem.k, &problem.v].map(|rows| {
@@ -55,7 +55,7 @@ fn decode(problem: &Problem, cache: Cache, per_split: usize) -> (Forward, Counte
     let first = spec.first_key(spec.past);
     let splits = (keys - first).div_ceil(per_split);
     let (split_y, split_lse) =
-        (sim.floats(queries * spec.q_cols() * splits), sim.floats(queries * spec.heads * splits));
+        (sim.alloc(4 * queries * spec.q_cols() * splits), sim.alloc(4 * queries * spec.heads * splits));
     let window = spec.window.unwrap_or(i32::MAX as usize);
     let shift = cache.page_shift.unwrap_or(0) as usize;
     let sizes = [spec.heads, spec.kv_heads, h, spec.past, window, first, per_split, shift].map(|n| U32(n as u32));
@@ -64,12 +64,19 @@ fn decode(problem: &Problem, cache: Cache, per_split: usize) -> (Forward, Counte
     let kind = if cache.bf16 { "bf16" } else { "f32" };
     let entry = format!("attention_decode_{kind}_{lanes}_{block_heads}");
     let grid = [splits, spec.kv_heads * spec.group().div_ceil(block_heads), queries];
-    let counters = sim.launch("attention_decode", &entry, grid, 128, 0, &arguments);
+    let counters = sim.launch(text("attention_decode"), &entry, grid.map(|n| n as u32), [128, 1, 1], 0, &arguments);
     let rows = queries * spec.heads;
-    let (y, lse) = (sim.floats(rows * h), sim.floats(rows));
+    let (y, lse) = (sim.alloc(4 * rows * h), sim.alloc(4 * rows));
     let sizes = [rows, splits, h].map(|n| U32(n as u32));
     let arguments = [&[split_y, split_lse, y, lse].map(Pointer)[..], &sizes].concat();
-    sim.launch("attention_decode", "attention_combine_f32", [rows.div_ceil(4), 1, 1], 128, 0, &arguments);
+    sim.launch(
+        text("attention_decode"),
+        "attention_combine_f32",
+        [rows.div_ceil(4) as u32, 1, 1],
+        [128, 1, 1],
+        0,
+        &arguments,
+    );
     (Forward { y: sim.download(y, rows * h), lse: sim.download(lse, rows) }, counters)
 }
 

@@ -7,4 +7,5 @@ mod counters; // products, conflicts, traffic
 mod decode; // caches in bf16 and in pages
 mod problem; // operands, and kernels run without the backend
 mod rounding; // what hardware may round otherwise
-mod sim; // the simulator
+#[path = "../common/sim.rs"]
+mod sim; // kernels run in the simulator directly

@@ -1,6 +1,6 @@
 //! Operands whose numbers are bf16 already, so that kernels which round them change nothing and can be held to a bound of their own; what the
 //! reference makes of them; and the kernels on tensor cores run as the backend runs them.
-use crate::sim::{Sim, Value::*};
+use crate::sim::{Sim, Value::*, text};
 use paring_ops::{AttnSpec, Backend};
 use paring_ptx_sim::Counters;
 use paring_reference::Reference;
@@ -113,10 +113,17 @@ impl TensorCores {
             let sizes = [U32(chunks as u32), U32(head_dim), U32(padded as u32), U32(vectors), F32(1.0)];
             let arguments = [&[Pointer(*at), Pointer(to)][..], &sizes].concat();
             let grid = [chunks.div_ceil(256), 1, 1];
-            sim.launch("attention_cast", "attention_cast_bf16", grid, 256, 0, &arguments);
+            sim.launch(
+                text("attention_cast"),
+                "attention_cast_bf16",
+                grid.map(|n| n as u32),
+                [256, 1, 1],
+                0,
+                &arguments,
+            );
             *at = to;
         }
-        let (y, lse) = (sim.floats(spec.n_tokens() * spec.q_cols()), sim.floats(queries));
+        let (y, lse) = (sim.alloc(4 * (spec.n_tokens() * spec.q_cols())), sim.alloc(4 * queries));
         TensorCores { sim, spec, padded, exact, rounded, y, lse }
     }
 
@@ -144,7 +151,8 @@ impl TensorCores {
         let queries = if self.padded == 128 { 64 } else { 128 };
         let grid = [self.spec.n_tokens().div_ceil(queries), self.spec.heads, 1];
         let entry = format!("attention_mma_{}", self.padded);
-        let counters = self.sim.launch("attention_mma", &entry, grid, 128, 0, &arguments);
+        let counters =
+            self.sim.launch(text("attention_mma"), &entry, grid.map(|n| n as u32), [128, 1, 1], 0, &arguments);
         let rows = self.spec.n_tokens();
         let y = self.sim.download(self.y, rows * self.spec.q_cols());
         (Forward { y, lse: self.sim.download(self.lse, rows * self.spec.heads) }, counters)
@@ -155,26 +163,41 @@ impl TensorCores {
         let ([q, k, v, dy], [tokens, heads, kv_heads, head_dim]) = (self.rounded, self.sizes());
         let ([multiplier, inner], window) = (self.scores(), self.window());
         let (rows, spec) = (self.spec.n_tokens(), self.spec.clone());
-        let (delta, lse) = (self.sim.floats(rows * spec.heads), self.sim.floats(rows * spec.heads));
+        let (delta, lse) = (self.sim.alloc(4 * rows * spec.heads), self.sim.alloc(4 * rows * spec.heads));
         let pointers = [self.exact[3], self.y, self.lse, delta, lse].map(Pointer);
         let sizes = [tokens, heads, head_dim].map(U32);
         let arguments = [&pointers[..], &sizes, &[F32(std::f32::consts::LOG2_E)]].concat();
         let grid = [(rows * spec.heads).div_ceil(8), 1, 1];
-        self.sim.launch("attention_cast", "attention_delta_f32", grid, 256, 0, &arguments);
+        self.sim.launch(
+            text("attention_cast"),
+            "attention_delta_f32",
+            grid.map(|n| n as u32),
+            [256, 1, 1],
+            0,
+            &arguments,
+        );
 
-        let dq = self.sim.floats(rows * spec.q_cols());
-        let [dk, dv] = [0; 2].map(|_| self.sim.floats(rows * spec.kv_cols()));
+        let dq = self.sim.alloc(4 * rows * spec.q_cols());
+        let [dk, dv] = [0; 2].map(|_| self.sim.alloc(4 * rows * spec.kv_cols()));
         let inputs = [q, k, v, dy, lse, delta, 0].map(Pointer);
         let sizes = [tokens, heads, kv_heads, head_dim, window].map(U32);
         let floats = [multiplier, inner, spec.scale].map(F32);
-        let (module, pieces) = ("attention_mma_backward", rows.div_ceil(64));
+        let (module, pieces) = (text("attention_mma_backward"), rows.div_ceil(64));
         let arguments = [&inputs[..], &[Pointer(dk), Pointer(dv)], &sizes, &floats].concat();
         let shared = 2 * 64 * self.padded * 2 + 2 * (2 * 32 * self.padded * 2 + 2 * 32 * 4);
         let entry = format!("attention_backward_kv_mma_{}", self.padded);
-        let of_keys = self.sim.launch(module, &entry, [pieces, spec.kv_heads, 1], 128, shared, &arguments);
+        let of_keys = self.sim.launch(
+            module,
+            &entry,
+            [pieces, spec.kv_heads, 1].map(|n| n as u32),
+            [128, 1, 1],
+            shared,
+            &arguments,
+        );
         let arguments = [&inputs[..], &[Pointer(dq)], &sizes, &floats].concat();
         let entry = format!("attention_backward_q_mma_{}", self.padded);
-        let of_queries = self.sim.launch(module, &entry, [pieces, spec.heads, 1], 128, 0, &arguments);
+        let of_queries =
+            self.sim.launch(module, &entry, [pieces, spec.heads, 1].map(|n| n as u32), [128, 1, 1], 0, &arguments);
         let backward = Backward {
             dq: self.sim.download(dq, rows * spec.q_cols()),
             dk: self.sim.download(dk, rows * spec.kv_cols()),

@@ -26,7 +26,7 @@ fn results_do_not_lean_on_how_the_simulator_rounds() {
         for rounding in
             [Rounding::Nearest, Rounding::TruncateAccumulate, Rounding::ApproxUp, Rounding::ApproxDown, Rounding::Mixed]
         {
-            let mut run = TensorCores::new(&problem, Sim::new(rounding));
+            let mut run = TensorCores::new(&problem, Sim::rounding(rounding));
             let (forward, _) = run.forward();
             let (backward, _) = run.backward();
             problem.check(&format!("{rounding:?}"), &forward, Some(&backward));
@@ -38,7 +38,7 @@ fn results_do_not_lean_on_how_the_simulator_rounds() {
 fn the_same_bits_every_time() {
     let problem = Problem::new(AttnSpec::packed(4, 2, 64, vec![0, 140]));
     let run = |rounding| {
-        let mut run = TensorCores::new(&problem, Sim::new(rounding));
+        let mut run = TensorCores::new(&problem, Sim::rounding(rounding));
         let (forward, _) = run.forward();
         let (backward, _) = run.backward();
         [forward.y, forward.lse, backward.dq, backward.dk, backward.dv]

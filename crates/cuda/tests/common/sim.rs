@@ -1,6 +1,26 @@
 //! Kernels run in the simulator directly, without the backend: for counters, and for kernels that no operation launches.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part, and one that cannot go on has failed")]
-use paring_ptx_sim::{Counters, Launch, Memory, Module, Options, run};
+use paring_ptx_sim::{Counters, Launch, Memory, Module, Options, Rounding, run};
+use ptx_sim_driver::{record_launch, replacement};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex},
+};
+
+/// Modules by where their text is, parsed when they are first asked for.
+static PARSED: LazyLock<Mutex<HashMap<usize, Arc<Module>>>> = LazyLock::new(Mutex::default);
+
+/// A module of the program, or what `cargo xtask kernels --mutate` puts in its place.
+fn parsed(text: &'static str) -> Arc<Module> {
+    let mut parsed = PARSED.lock().unwrap();
+    let module = parsed.entry(text.as_ptr() as usize);
+    Arc::clone(module.or_insert_with(|| Arc::new(replacement(Module::parse(text).unwrap()))))
+}
+
+/// The text of a module of the program.
+pub(crate) fn text(module: &str) -> &'static str {
+    paring_cuda::MODULES.iter().find(|(name, _)| *name == module).unwrap().1
+}
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +39,11 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn new() -> Sim {
-        Sim { memory: Memory::new(), options: Options::default() }
+        Sim::rounding(Rounding::Nearest)
+    }
+
+    pub(crate) fn rounding(rounding: Rounding) -> Sim {
+        Sim { memory: Memory::new(), options: Options { rounding, ..Options::default() } }
     }
 
     /// Memory with these elements.
@@ -44,14 +68,14 @@ impl Sim {
     /// Runs a kernel of a module that is given as text; no checker may find anything.
     pub(crate) fn launch(
         &mut self,
-        text: &str,
+        text: &'static str,
         entry: &str,
         grid: [u32; 3],
         block: [u32; 3],
         dynamic_shared: usize,
         arguments: &[Value],
     ) -> Counters {
-        let module = Module::parse(text).unwrap();
+        let module = parsed(text);
         let kernel = module.kernel(entry).unwrap();
         let mut params = vec![0; kernel.param_bytes()];
         assert_eq!(kernel.params().len(), arguments.len(), "{entry}");
@@ -65,6 +89,7 @@ impl Sim {
             params[param.offset..][..bytes.len()].copy_from_slice(&bytes);
         }
         let launch = Launch { grid, block, dynamic_shared, params };
+        record_launch(entry, &launch);
         let report = run(kernel, &launch, &mut self.memory, &self.options);
         assert!(report.findings.is_empty(), "{entry}: {:#?}", report.findings);
         report.counters

@@ -22,7 +22,7 @@ fn load(out: Out<Handle>, ptx: &[u8]) -> Result {
             Status::INVALID_PTX
         })?;
         let index = d.index();
-        d.modules.insert(index, Arc::new(crate::trace::replaced(module)));
+        d.modules.insert(index, Arc::new(crate::trace::replacement(module)));
         Ok(index)
     })?;
     out.set(Handle::new(Kind::Module, ordinal, index))
