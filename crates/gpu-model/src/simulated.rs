@@ -126,7 +126,7 @@ fn few_rows(weights: Weights, kernel: &str, rows: u32, k: u32) -> (Counters, Cou
     let block_rows = if weights == Weights::Bf16 { 16 } else { 8 };
     let (x, y) = ((rows * k) as usize, Buffer((rows * n * 4) as usize));
     let (ptx, arguments) = if weights.is_quantised() {
-        let arguments = vec![w, Buffer(x), Buffer(x / 32 * 8), y, U32(n), U32(k / 32), U32(rows)];
+        let arguments = vec![w, Buffer(x), Buffer(x / 32 * 8), y, U32(n), U32(k / 32), U32(rows), U32(0)];
         (include_str!("../../../kernels/ptx/gemv_quantised.ptx"), arguments)
     } else {
         (include_str!("../../../kernels/ptx/gemv.ptx"), vec![w, Buffer(x * 4), y, U32(n), U32(k), U32(rows)])
