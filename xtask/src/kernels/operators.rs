@@ -104,6 +104,10 @@ fn constant(text: &str, code: &str, step: i64) -> Option<String> {
         return None;
     }
     let (head, last) = text.trim_end().trim_end_matches(';').rsplit_once(", ")?;
+    // Whether there is an address: none is 1 or -1, so nothing could notice.
+    if last == "0" && ["setp.eq.s64", "setp.ne.s64"].iter().any(|s| code.starts_with(s)) {
+        return None;
+    }
     let value = last.parse::<i64>().ok()?.checked_add(step)?;
     Some(format!("{head}, {value};"))
 }
@@ -189,6 +193,7 @@ mod tests {
         has("\tsetp.lt.s32 \t%p1, %r1, %r2;", "other operation", "setp.le.s32 \t%p1, %r1, %r2;");
         has("\tadd.s32 \t%r1, %r2, 16;", "constant off by one", "add.s32 \t%r1, %r2, 17;");
         has("\tadd.s32 \t%r1, %r2, 16;", "constant off by one", "add.s32 \t%r1, %r2, 15;");
+        assert!(of("\tsetp.eq.s64 \t%p1, %rd1, 0;").iter().all(|(operator, _)| *operator != "constant off by one"));
         has("\tcp.async.wait_group 2;", "constant off by one", "cp.async.wait_group 3;");
         has("\tld.global.f32 \t%f1, [%rd1];", "address off by one", "ld.global.f32 \t%f1, [%rd1+4];");
         has(

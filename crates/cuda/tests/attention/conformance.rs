@@ -66,7 +66,7 @@ fn refusals() {
 fn check_closely(specs: impl IntoIterator<Item = AttnSpec>) {
     let cuda = cuda();
     for spec in specs {
-        let problem = Problem::new(spec);
+        let problem = Problem::new(AttnSpec { compute: DType::BF16, ..spec });
         let (forward, backward) = problem.run(&cuda);
         problem.check("on the simulated driver", &forward, backward.as_ref());
     }

@@ -8,4 +8,5 @@ mod decode; // caches in bf16 and in pages
 mod problem; // operands, and kernels run without the backend
 mod rounding; // what hardware may round otherwise
 #[path = "../common/sim.rs"]
-mod sim; // kernels run in the simulator directly
+mod sim;
+mod uniform; // where one key too many stands out // kernels run in the simulator directly

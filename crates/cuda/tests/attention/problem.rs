@@ -227,7 +227,7 @@ pub(crate) fn distance(got: &[f32], want: &[f32], cols: usize) -> f64 {
 impl Problem {
     /// Attention, and without a cache its gradients, on a backend that may round.
     pub(crate) fn run(&self, backend: &dyn Backend) -> (Forward, Option<Backward>) {
-        let spec = AttnSpec { compute: DType::BF16, ..self.spec.clone() };
+        let spec = &self.spec;
         let upload = |values: &[f32], cols: usize| {
             let shape = Shape::new(&[values.len() / cols, cols]).unwrap();
             backend.upload(values, DType::F32, shape).unwrap()
@@ -237,7 +237,7 @@ impl Problem {
         let alloc = |rows, cols| backend.alloc(DType::F32, Shape::new(&[rows, cols]).unwrap()).unwrap();
         let t = spec.n_tokens();
         let (mut y, mut lse) = (alloc(t, q_cols), alloc(t, spec.heads));
-        backend.attention(&mut y, &mut lse, &q, &k, &v, &spec).unwrap();
+        backend.attention(&mut y, &mut lse, &q, &k, &v, spec).unwrap();
         let values = |t: &Tensor| backend.download(t).unwrap();
         let forward = Forward { y: values(&y), lse: values(&lse) };
         if spec.past != 0 {
@@ -245,7 +245,7 @@ impl Problem {
         }
         let dy = upload(&self.dy, q_cols);
         let (mut dq, mut dk, mut dv) = (alloc(t, q_cols), alloc(t, kv_cols), alloc(t, kv_cols));
-        backend.attention_backward(&mut dq, &mut dk, &mut dv, &dy, &y, &lse, &q, &k, &v, &spec).unwrap();
+        backend.attention_backward(&mut dq, &mut dk, &mut dv, &dy, &y, &lse, &q, &k, &v, spec).unwrap();
         (forward, Some(Backward { dq: values(&dq), dk: values(&dk), dv: values(&dv) }))
     }
 
