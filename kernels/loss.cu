@@ -130,7 +130,7 @@ __device__ __forceinline__ double divergence(float* student, const float* teache
     return block_sum(sum, doubles);
 }
 
-// row_sums [T, 5]: maximum and sum of the student, of the teacher, and `divergence`.
+// row_sums [T, 3]: sum of exp(x - maximum) of the student, of the teacher, and `divergence`; it needs no maximum.
 template <int N> __device__ __forceinline__ void kl(float* student, const float* teacher, double* row_sums, u32 v, float scale, float* floats, double* doubles) {
     Online s, t;
     each_of_row<N>(v, [&](u32 i) {
@@ -141,11 +141,9 @@ template <int N> __device__ __forceinline__ void kl(float* student, const float*
     t.reduce(floats, doubles);
     const double sum = divergence<true, N>(student, teacher, s, t, v, scale, doubles);
     if (threadIdx.x == 0) {
-        row_sums[0] = s.max;
-        row_sums[1] = s.sum;
-        row_sums[2] = t.max;
-        row_sums[3] = t.sum;
-        row_sums[4] = sum;
+        row_sums[0] = s.sum;
+        row_sums[1] = t.sum;
+        row_sums[2] = sum;
     }
 }
 extern "C" __global__ __launch_bounds__(512) void kl_rows_f32(float* __restrict__ student, const float* __restrict__ teacher, double* __restrict__ sums, u32 v, u32 vector, float scale) {
@@ -153,13 +151,13 @@ extern "C" __global__ __launch_bounds__(512) void kl_rows_f32(float* __restrict_
     __shared__ double doubles[WARP];
     const u64 start = (u64)blockIdx.x * v;
     if (vector) {
-        kl<4>(student + start, teacher + start, sums + (u64)blockIdx.x * 5, v, scale, floats, doubles);
+        kl<4>(student + start, teacher + start, sums + (u64)blockIdx.x * 3, v, scale, floats, doubles);
     } else {
-        kl<1>(student + start, teacher + start, sums + (u64)blockIdx.x * 5, v, scale, floats, doubles);
+        kl<1>(student + start, teacher + start, sums + (u64)blockIdx.x * 3, v, scale, floats, doubles);
     }
 }
 
-// row_sums [T, 8]: those of `kl`, the target's logit of the student and of the teacher, and 1 where both put the same token first.
+// row_sums [T, 8]: maximum and sum of the student, of the teacher, `divergence`, the target's logit of the student and of the teacher, and 1 where both put the same token first.
 template <int N>
 __device__ __forceinline__ void compare(const float* student, const float* teacher, u32 target, double* row_sums, u32 v, float* floats, double* doubles, u32* indices) {
     if (target == IGNORE) {

@@ -79,11 +79,11 @@ pub(crate) fn kl_rows(device: &Device, student_tv: &mut Tensor, teacher_tv: &Ten
         return Ok(0.0);
     }
     let (vector, launch) = rows("kl_rows_f32", row_count, v, &[student, teacher]);
-    let sums = device.scratch(op, t * 5 * size_of::<f64>())?;
+    let sums = device.scratch(op, t * 3 * size_of::<f64>())?;
     let vector = u32::from(vector);
     device.launch(op, launch, Kl { student, teacher, sums: sums.address(), v: columns, vector, scale })?;
-    let sums: Vec<[f64; 5]> = device.download_slice(op, sums.address(), t)?;
-    Ok(sums.iter().map(|[_, student, _, teacher, products]| divergence(*student, *teacher, *products)).sum())
+    let sums: Vec<[f64; 3]> = device.download_slice(op, sums.address(), t)?;
+    Ok(sums.iter().map(|[student, teacher, products]| divergence(*student, *teacher, *products)).sum())
 }
 
 pub(crate) fn compare_rows(
