@@ -20,7 +20,7 @@ impl Device {
         let name = name.unwrap_or("cpu");
         let shown = || format!("--device {}", paring_checkpoint::shown(name));
         let ordinal = match name.strip_prefix("cuda") {
-            None if name == "cpu" => return Ok(Device::Cpu(cpu(threads)?)),
+            None if name == "cpu" => return Ok(Device::Cpu(on_threads(threads, Cpu::new)?)),
             Some("") => 0,
             Some(rest) => match rest.strip_prefix(':').map(str::parse::<u16>) {
                 Some(Ok(ordinal)) => ordinal.into(),
@@ -29,7 +29,7 @@ impl Device {
             None => return Err(Failure::input(EXPECTED).at(shown())),
         };
         // So that a number of threads that cannot be is refused here as well.
-        let threads = cpu(threads)?.threads();
+        let threads = on_threads(threads, Cpu::thread_count)?;
         match Cuda::new(ordinal) {
             Ok(cuda) => Ok(Device::Cuda { ordinal, threads, cuda }),
             Err(paring_ops::Error::Device { message, .. }) => Err(Failure::input(message).at(shown())),
@@ -77,11 +77,12 @@ impl Device {
     }
 }
 
-fn cpu(threads: Option<usize>) -> Result<Cpu> {
+/// What `make` makes of the number of threads that was asked for; an error names the flag.
+fn on_threads<T>(threads: Option<usize>, make: fn(Option<usize>) -> paring_ops::Result<T>) -> Result<T> {
     if threads == Some(0) {
         return Err(Failure::input("--threads 0: expected at least 1"));
     }
-    Cpu::new(threads).map_err(|e| match threads {
+    make(threads).map_err(|e| match threads {
         Some(n) => Failure::input(e).at(format!("--threads {n}")),
         None => Failure::input(e),
     })

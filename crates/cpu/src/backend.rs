@@ -39,12 +39,20 @@ impl Cpu {
         if !isa.available() {
             return Err(error(format!("this machine has no {isa:?}; the best it has is {:?}", Isa::detect())));
         }
-        let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-        if threads == 0 || threads > 1024 {
-            return Err(error(format!("{threads} threads, expected 1 to 1024")));
-        }
-        let threads = Threads::new(threads).map_err(|e| error(e.to_string()))?;
+        let threads = Threads::new(Cpu::thread_count(threads)?).map_err(|e| error(e.to_string()))?;
         Ok(Cpu { isa, threads, memory: HostPool::new() })
+    }
+
+    /// The number of threads that a backend with this request has, without starting any.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for a number that cannot be.
+    pub fn thread_count(threads: Option<usize>) -> Result<usize> {
+        let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+        match threads {
+            1..=1024 => Ok(threads),
+            _ => Err(Error::Device { op: "cpu", message: format!("{threads} threads, expected 1 to 1024") }),
+        }
     }
 
     /// The instructions in use.

@@ -1,6 +1,8 @@
 //! The kernels of matrix products, each launched directly on shapes around its tile, also where tensor cores and approximate functions round
 //! otherwise than here; and what they move and multiply, counted. Counts, not times.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#[path = "common/numbers.rs"]
+mod generated;
 #[path = "common/sim.rs"]
 mod sim;
 
@@ -22,14 +24,7 @@ const B_VECTOR: u32 = 64;
 
 /// Numbers between -1 and 1 that are the same every time, and that bf16 has.
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bf16::from_f32((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0).to_f32()
-    };
-    (0..n).map(|_| next()).collect()
+    generated::numbers(seed, n).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect()
 }
 
 /// A matrix of `rows` whose rows are `ld` apart; what is between them is zero.

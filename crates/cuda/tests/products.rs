@@ -6,10 +6,13 @@
     reason = "a test that cannot go on has failed; settings can only be changed"
 )]
 mod common;
+#[path = "common/numbers.rs"]
+mod generated;
 #[path = "common/odd.rs"]
 mod odd;
 
 use common::{open, open_with};
+use generated::numbers;
 use odd::Odd;
 use paring_conformance::{Case, Failure, Op, Reason, Values, cases, check};
 use paring_cuda::{Allocation, Compute, Cuda, Epilogue, Gemm, Layout};
@@ -80,18 +83,6 @@ fn shapes_around_the_tiles() {
     }
 }
 
-/// Numbers between -1 and 1 that are the same every time.
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
-
 fn tensor(b: &dyn Backend, values: &[f32], dtype: DType, dims: &[usize]) -> Tensor {
     b.upload(values, dtype, Shape::new(dims).unwrap()).unwrap()
 }
@@ -115,10 +106,10 @@ fn quantised_weights_are_multiplied_as_they_lie() {
         [(1, 1, 32), (1, 9, 576), (3, 8, 1024), (8, 17, 1056), (9, 5, 96), (17, 3, 2080), (0, 3, 32), (2, 0, 32)]
     {
         for dtype in [Q8_0, Q4_0, Q4_1] {
-            let mut x = numbers(t * k, 1 + k as u64);
+            let mut x = numbers(1 + k as u64, t * k);
             // A block of zeros, and one with a single number.
             x.iter_mut().take(31).for_each(|x| *x = 0.0);
-            let w = numbers(n * k, 2 + n as u64);
+            let w = numbers(2 + n as u64, n * k);
             let run = |b: &dyn Backend| {
                 let (x, w) = (tensor(b, &x, F32, &[t, k]), tensor(b, &w, dtype, &[n, k]));
                 let mut y = b.alloc(F32, Shape::new(&[t, n]).unwrap()).unwrap();
@@ -132,8 +123,8 @@ fn quantised_weights_are_multiplied_as_they_lie() {
         }
     }
     // Rows of a larger weight: a view begins within a piece of 16 bytes.
-    let w = tensor(cuda, &numbers(9 * 96, 5), Q8_0, &[9, 96]);
-    let x = tensor(cuda, &numbers(2 * 96, 6), F32, &[2, 96]);
+    let w = tensor(cuda, &numbers(5, 9 * 96), Q8_0, &[9, 96]);
+    let x = tensor(cuda, &numbers(6, 2 * 96), F32, &[2, 96]);
     let mut all = cuda.alloc(F32, Shape::new(&[2, 9]).unwrap()).unwrap();
     cuda.linear(&mut all, &x, &w).unwrap();
     let mut some = cuda.alloc(F32, Shape::new(&[2, 5]).unwrap()).unwrap();
@@ -146,7 +137,7 @@ fn quantised_weights_are_multiplied_as_they_lie() {
 fn activations_that_have_no_scale() {
     let opened = open();
     let cuda = &opened.cuda;
-    let w = numbers(4 * 64, 3);
+    let w = numbers(3, 4 * 64);
     for special in [0.0, 1e-38, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7.8e-31, 7.9e-31] {
         let x: Vec<f32> = (0..64).map(|i| if i == 40 { special } else { 0.0 }).collect();
         let run = |b: &dyn Backend| {
@@ -208,8 +199,8 @@ fn check_gemm(
     };
     let dtype = if compute == Compute::Bf16 { BF16 } else { F32 };
     let rounded = |v: Vec<f32>| -> Vec<f32> { v.into_iter().map(|x| round_to(x, dtype)).collect() };
-    let (a, b) = (rounded(numbers(m * k, 11)), rounded(numbers(n * k, 12)));
-    let (bias, residual, before) = (numbers(n, 13), numbers(m * n, 14), numbers(m * n, 15));
+    let (a, b) = (rounded(numbers(11, m * k)), rounded(numbers(12, n * k)));
+    let (bias, residual, before) = (numbers(13, n), numbers(14, m * n), numbers(15, m * n));
     let (mut want, mut sizes) = (vec![0.0; m * n], vec![0.0; m * n]);
     for i in 0..m {
         for j in 0..n {

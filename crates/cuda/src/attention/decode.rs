@@ -5,6 +5,7 @@ use super::{Inputs, Sizes};
 use crate::{
     device::Device,
     driver::Address,
+    grid::size,
     kernel::{Launch, arguments},
 };
 use paring_ops::{AttnSpec, Error, Result};
@@ -98,9 +99,8 @@ pub(super) fn forward(
     let first = spec.first_key(spec.past);
     let keys = spec.past + spec.n_tokens() - first;
     let per_split = per_split(keys);
-    let small = |n: usize| u32::try_from(n).map_err(|_| Error::Unsupported { op, what: format!("a count of {n}") });
-    let (splits, first, per_split) = (small(keys.div_ceil(per_split))?, small(first)?, small(per_split)?);
-    let blocks = small(spec.kv_heads * spec.group().div_ceil(heads_of_block))?;
+    let (splits, first, per_split) = (size(op, keys.div_ceil(per_split))?, size(op, first)?, size(op, per_split)?);
+    let blocks = size(op, spec.kv_heads * spec.group().div_ceil(heads_of_block))?;
     let launch = Launch { entry, grid: [splits, blocks, tokens], block: [THREADS, 1, 1], shared: 0 };
     let (scale, cap) = (spec.scale, spec.softcap.unwrap_or(0.0));
     let decode = |y, lse| {

@@ -1,23 +1,25 @@
 //! The cases of attention that every backend is held against, and a sweep over the lengths, widths and groups at which the kernels take
 //! other paths: at and beside the sizes of tiles, through windows, caps, packed and cached sequences, in f32 and in bf16.
-use crate::problem::{Problem, numbers};
+use crate::{
+    common,
+    problem::{Problem, numbers},
+};
 use paring_conformance::{Case, Failure, Op, Values, cases, check, check_refusals};
 use paring_cuda::{Allocation, Cuda};
 use paring_ops::{AttnSpec, Backend};
 use paring_ptx_sim::Rounding;
 use paring_tensor::{DType, Shape};
-use ptx_sim_driver::{Config, device_for_tests};
+use ptx_sim_driver::Config;
 
 /// A device of this test's own, with all checkers on.
 fn cuda() -> Cuda {
-    cuda_that_rounds(Rounding::Nearest)
+    common::open().cuda
 }
 
 fn cuda_that_rounds(rounding: Rounding) -> Cuda {
     let mut config = Config::default();
     config.rounding = rounding;
-    let device = device_for_tests(&config).unwrap();
-    Cuda::with_allocation(device.ordinal, Allocation::Exact).unwrap()
+    common::open_with(&config, Allocation::Exact).cuda
 }
 
 fn check_each(cases: impl IntoIterator<Item = Case>) {

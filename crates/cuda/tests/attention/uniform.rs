@@ -1,11 +1,13 @@
 //! Queries that see every key alike: with q or k zero all scores are zero, so probabilities are one over the number of keys, and what is
 //! rounded to bf16 is next to nothing. Then one key or query too many or too few, an element in the wrong place, or a row of another
 //! sequence stands out from what rounding can do, at every shape.
-use crate::problem::{Backward, Forward, Problem};
-use paring_cuda::{Allocation, Cuda};
+use crate::{
+    common,
+    problem::{Backward, Forward, Problem},
+};
+use paring_cuda::Cuda;
 use paring_ops::AttnSpec;
 use paring_tensor::DType;
-use ptx_sim_driver::{Config, device_for_tests};
 
 /// A sum, and the sum of its terms' sizes.
 #[derive(Clone, Copy, Default)]
@@ -138,8 +140,7 @@ fn cached(head_dim: usize) -> Vec<AttnSpec> {
 }
 
 fn check_all(compute: DType, head_dim: usize) {
-    let device = device_for_tests(&Config::default()).unwrap();
-    let cuda = Cuda::with_allocation(device.ordinal, Allocation::Exact).unwrap();
+    let cuda = common::open().cuda;
     for spec in packed(head_dim).into_iter().chain(cached(head_dim)) {
         check(&cuda, &AttnSpec { compute, ..spec });
     }

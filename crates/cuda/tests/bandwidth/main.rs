@@ -6,27 +6,18 @@ mod bits; // results that are right to the last bit
 mod common;
 mod layer_norm;
 mod losses; // ties, and how inexact instructions round
+#[path = "../common/numbers.rs"]
+mod numbers;
 #[path = "../common/odd.rs"]
 mod odd;
 mod statistics;
 mod table; // more of conformance
 
+pub(crate) use numbers::numbers;
 use paring_tensor::Shape;
 
 pub(crate) fn shape(dims: &[usize]) -> Shape {
     Shape::new(dims).unwrap()
-}
-
-/// `n` numbers between -1 and 1, always the same for a seed.
-pub(crate) fn numbers(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
 }
 
 pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
