@@ -270,6 +270,11 @@ impl<'m, 'o> Ctx<'m, 'o> {
         Ok(())
     }
 
+    /// An activation that was computed before, by this run or another. Nothing flows further back than here.
+    pub fn input(&mut self, tensor: Tensor) -> Var {
+        self.var(tensor)
+    }
+
     /// Runs `f` now. When recomputing, the tape keeps only its input and runs it again in the backward.
     ///
     /// # Errors

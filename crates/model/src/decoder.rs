@@ -235,37 +235,81 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::TooLong`]; those of the operations.
-    pub fn hidden<'m>(&'m self, cx: &mut Ctx<'m, '_>, batch: &Batch, mut cache: Option<&mut KvCache>) -> Result<Var> {
-        let past = cache.as_ref().map_or(0, |c| c.len());
+    pub fn hidden<'m>(&'m self, cx: &mut Ctx<'m, '_>, batch: &Batch, cache: Option<&mut KvCache>) -> Result<Var> {
+        match cache {
+            None => {
+                let x = self.embed(cx, batch)?;
+                let x = self.blocks(cx, batch, 0..self.layers.len(), x)?;
+                self.finish(cx, &x)
+            }
+            Some(cache) => {
+                let shared = self.shared(batch, cache.len())?;
+                let mut x = cx.embed(&batch.ids, &self.embed_tokens)?;
+                for (l, layer) in self.layers.iter().enumerate() {
+                    x = layer.forward(cx, l, x, &shared, Some(cache))?;
+                }
+                cache.advance(batch.n_tokens());
+                self.finish(cx, &x)
+            }
+        }
+    }
+
+    /// The residual stream into the first block: `[T, H]`.
+    ///
+    /// # Errors
+    /// Those of [`Ctx::embed`].
+    pub fn embed<'m>(&'m self, cx: &mut Ctx<'m, '_>, batch: &Batch) -> Result<Var> {
+        Ok(cx.embed(&batch.ids, &self.embed_tokens)?)
+    }
+
+    /// Some blocks, in the order given: `x` is the residual stream into the first of them, the result the one out of the last. With
+    /// [`Model::embed`] before and [`Model::finish`] after, a run may leave out blocks, or share the ones in front of those that it changes.
+    ///
+    /// # Errors
+    /// [`Error::NoBlock`], [`Error::TooLong`]; those of the operations.
+    pub fn blocks<'m>(
+        &'m self,
+        cx: &mut Ctx<'m, '_>,
+        batch: &Batch,
+        layers: impl IntoIterator<Item = usize>,
+        mut x: Var,
+    ) -> Result<Var> {
+        let shared = self.shared(batch, 0)?;
+        for l in layers {
+            let Some(layer) = self.layers.get(l) else {
+                return Err(Error::NoBlock { got: l, blocks: self.layers.len() });
+            };
+            let shared = shared.clone();
+            let block: Block<'m> = Box::new(move |cx, x| layer.forward(cx, l, x, &shared, None));
+            x = cx.block(x, block)?;
+        }
+        Ok(x)
+    }
+
+    /// The final norm of the residual stream out of the last block: `[T, H]`.
+    ///
+    /// # Errors
+    /// Those of [`Ctx::rms_norm`].
+    pub fn finish<'m>(&'m self, cx: &mut Ctx<'m, '_>, x: &Var) -> Result<Var> {
+        let x = cx.rms_norm(x, &self.norm, self.arch.rms_eps)?;
+        cx.tap(Site { layer: self.layers.len(), tap: Tap::FinalNorm }, &x)?;
+        Ok(x)
+    }
+
+    /// What the blocks of one forward share. `past` tokens lie in a cache.
+    fn shared(&self, batch: &Batch, past: usize) -> Result<Shared<'_>> {
         let longest = batch.positions.iter().max().map_or(0, |&p| p as usize + 1);
         if self.rope_table.n_rows() < longest {
             return Err(Error::TooLong { tokens: longest, max: self.rope_table.n_rows() });
         }
-        let shared = Shared {
+        Ok(Shared {
             rope_table: &self.rope_table,
             positions: batch.positions.clone(),
             cu_len: batch.cu_len.clone().into(),
             past,
             head_dim: self.arch.head_dim,
             eps: self.arch.rms_eps,
-        };
-        let mut x = cx.embed(&batch.ids, &self.embed_tokens)?;
-        for (l, layer) in self.layers.iter().enumerate() {
-            x = match cache.as_deref_mut() {
-                Some(cache) => layer.forward(cx, l, x, &shared, Some(cache))?,
-                None => {
-                    let shared = shared.clone();
-                    let block: Block<'m> = Box::new(move |cx, x| layer.forward(cx, l, x, &shared, None));
-                    cx.block(x, block)?
-                }
-            };
-        }
-        if let Some(cache) = cache {
-            cache.advance(batch.n_tokens());
-        }
-        let x = cx.rms_norm(&x, &self.norm, self.arch.rms_eps)?;
-        cx.tap(Site { layer: self.layers.len(), tap: Tap::FinalNorm }, &x)?;
-        Ok(x)
+        })
     }
 
     /// Logits of the rows `x` of [`Model::hidden`]: `[T, V]`. For a few rows; losses have their own fused way.

@@ -72,6 +72,13 @@ pub enum Error {
         /// Positions.
         max: usize,
     },
+    /// A block that the model does not have.
+    NoBlock {
+        /// The one asked for, from 0.
+        got: usize,
+        /// Blocks of the model.
+        blocks: usize,
+    },
 }
 
 impl fmt::Display for Error {
@@ -107,6 +114,7 @@ impl fmt::Display for Error {
                     "{tokens} tokens in one sequence, but the model knows {max} positions; use a smaller --context"
                 )
             }
+            Error::NoBlock { got, blocks } => write!(f, "block {got} of a model of {blocks} blocks, counted from 0"),
         }
     }
 }

@@ -36,6 +36,36 @@ fn packed_sequences_do_not_see_each_other() {
 }
 
 #[test]
+fn a_run_in_pieces_is_the_whole_run() {
+    for (name, backend) in backends() {
+        let backend = &*backend;
+        let model = random_model(backend, true, DType::F32);
+        let layers = model.arch().layers.len();
+        let ids = random_ids(model.arch().vocab, 40, 11);
+        let batch = Batch::pack([&ids[..15], &ids[15..]]);
+        let whole = model.hidden(&mut Ctx::infer(backend), &batch, None).unwrap().tensor;
+        let whole = backend.download(&whole).unwrap();
+        for cut in 0..=layers {
+            let mut cx = Ctx::infer(backend);
+            let x = model.embed(&mut cx, &batch).unwrap();
+            let stream = model.blocks(&mut cx, &batch, 0..cut, x).unwrap().tensor;
+            // Twice from the same stream: a later run must not write into what an earlier one kept.
+            for _ in 0..2 {
+                let mut cx = Ctx::infer(backend);
+                let x = cx.input(stream.clone());
+                let x = model.blocks(&mut cx, &batch, cut..layers, x).unwrap();
+                let x = model.finish(&mut cx, &x).unwrap().tensor;
+                assert_eq!(bits(&backend.download(&x).unwrap()), bits(&whole), "{name}, cut at {cut}");
+            }
+        }
+        let mut cx = Ctx::infer(backend);
+        let x = model.embed(&mut cx, &batch).unwrap();
+        let error = model.blocks(&mut cx, &batch, [layers], x).unwrap_err();
+        assert!(matches!(error, Error::NoBlock { got, blocks } if (got, blocks) == (layers, layers)), "{error}");
+    }
+}
+
+#[test]
 fn decoding_with_a_cache_is_the_full_forward() {
     for family in FAMILIES {
         let golden = Golden::open(family);
