@@ -384,6 +384,7 @@ impl Layer {
         let (x, h) = cx.add_rms_norm(&x, &o, &self.post_attention_layernorm, shared.eps)?;
         cx.tap(site(Tap::MlpNorm), &h)?;
         let gate = cx.linear(&h, &self.gate_proj)?;
+        cx.tap(site(Tap::MlpGate), &gate)?;
         let up = cx.linear(&h, &self.up_proj)?;
         let m = cx.gated(Activation::Silu, &gate, &up)?;
         cx.tap(site(Tap::MlpHidden), &m)?;
