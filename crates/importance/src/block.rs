@@ -30,6 +30,11 @@ impl RowProducts {
     }
 }
 
+/// The cosine of the two rows.
+pub(crate) fn cosine(p: &RowProducts) -> f64 {
+    p.xy / (p.xx.sqrt().max(EPS) * p.yy.sqrt().max(EPS))
+}
+
 /// `BI_l = mean_b (1 - mean_t cos(x_l,t, x_l+1,t))`, where `x_l` is the residual stream into layer `l`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockInfluence {
@@ -87,7 +92,7 @@ impl BlockInfluence {
             if !(xx + yy).is_finite() {
                 return Err(Error::NotFinite { index });
             }
-            total += xy / (xx.sqrt().max(EPS) * yy.sqrt().max(EPS));
+            total += cosine(&RowProducts { xy, xx, yy });
         }
         self.sums[layer] += 1.0 - total / products.len() as f64;
         self.sequences[layer] += 1;
