@@ -160,8 +160,8 @@ fn stderr(p: f64, n: u64) -> Option<f64> {
 }
 
 impl TaskScore {
-    /// From the scores of [`Task`] as a [`Criterion`].
-    fn new(scores: &[f64], n: u64) -> Self {
+    /// From the scores of a [`Task`] of `n` questions as a [`Criterion`].
+    pub fn new(scores: &[f64], n: u64) -> Self {
         let at = |i: usize| scores.get(i).copied().unwrap_or(f64::NAN);
         let (accuracy, accuracy_norm) = (at(0), at(1));
         let (stderr, stderr_norm) = (stderr(accuracy, n), stderr(accuracy_norm, n));

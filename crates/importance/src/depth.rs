@@ -34,7 +34,7 @@ impl DepthRanking {
     /// The `n` layers to drop, ascending. Of layers or blocks that are alike, the first goes.
     ///
     /// # Errors
-    /// [`Error::Drop`] unless some layers go and some stay; [`Error::NotMeasured`], [`Error::Shape`] or [`Error::Value`] about the array
+    /// [`Error::Drop`] unless some layers go and some stay; [`Error::NotSwept`], [`Error::Shape`] or [`Error::Value`] about the array
     /// that this ranking reads.
     pub fn choose(self, arrays: &[NamedArray], n: usize) -> Result<Vec<usize>> {
         let layers = vector(arrays, "block_influence", "--out FILE")?.len();
@@ -78,7 +78,7 @@ fn greedy(arrays: &[NamedArray], layers: usize, n: usize) -> Result<Vec<usize>> 
     let (name, flags) = ("depth.greedy.order", format!("--depth greedy --depth-greedy {n}"));
     let order = vector(arrays, name, &flags)?;
     if order.len() < n {
-        return Err(Error::NotMeasured { name: format!("{name} of {n} layers"), flags });
+        return Err(Error::NotSwept { name: format!("{name} of {n} layers"), flags });
     }
     let mut seen = vec![false; layers];
     let layer = |(index, &got): (usize, &f64)| {
@@ -94,7 +94,7 @@ fn greedy(arrays: &[NamedArray], layers: usize, n: usize) -> Result<Vec<usize>> 
 
 /// A vector of finite numbers.
 fn vector<'a>(arrays: &'a [NamedArray], name: &str, flags: &str) -> Result<&'a [f64]> {
-    let missing = || Error::NotMeasured { name: name.into(), flags: flags.into() };
+    let missing = || Error::NotSwept { name: name.into(), flags: flags.into() };
     let array = arrays.iter().find(|a| a.name == name).ok_or_else(missing)?;
     if array.shape != [array.values.len()] {
         let (got, want) = (array.shape.clone(), vec![array.values.len()]);

@@ -63,7 +63,7 @@ pub enum Error {
         name: String,
     },
     /// A measurement that was not asked for when the file was made.
-    NotMeasured {
+    NotSwept {
         /// The array that would hold it.
         name: String,
         /// Flags of `paring importance` that measure it.
@@ -135,7 +135,7 @@ impl fmt::Display for Error {
             Error::Missing { name } => {
                 write!(f, "importance array `{name}` is missing; write the file again with `paring importance`")
             }
-            Error::NotMeasured { name, flags } => {
+            Error::NotSwept { name, flags } => {
                 write!(f, "importance array `{name}` is missing; measure it with `paring importance {flags}`")
             }
             Error::Drop { got, layers } => {

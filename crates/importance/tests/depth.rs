@@ -48,7 +48,7 @@ fn what_was_not_measured_is_said_with_the_flags_that_measure_it() {
     let all = measured();
     let says = |ranking: DepthRanking, n, text: &str| {
         let e = ranking.choose(&all, n).unwrap_err();
-        assert!(matches!(e, Error::NotMeasured { .. }) && e.to_string().contains(text), "{e}");
+        assert!(matches!(e, Error::NotSwept { .. }) && e.to_string().contains(text), "{e}");
     };
     says(
         DepthRanking::Blocks,
@@ -58,8 +58,8 @@ fn what_was_not_measured_is_said_with_the_flags_that_measure_it() {
     says(DepthRanking::Angular, 3, "--depth influence --block-sizes 3");
     says(DepthRanking::Task, 1, "--depth-task FILE --block-sizes 1");
     says(DepthRanking::Greedy, 4, "--depth greedy --depth-greedy 4");
-    assert!(matches!(DepthRanking::LmLoss.choose(&all[..1], 1), Err(Error::NotMeasured { .. })));
-    assert!(matches!(DepthRanking::LmLoss.choose(&[], 1), Err(Error::NotMeasured { .. })));
+    assert!(matches!(DepthRanking::LmLoss.choose(&all[..1], 1), Err(Error::NotSwept { .. })));
+    assert!(matches!(DepthRanking::LmLoss.choose(&[], 1), Err(Error::NotSwept { .. })));
 }
 
 #[test]
