@@ -17,9 +17,10 @@ pub(crate) struct Origin {
     pub(crate) data: String,
 }
 
-/// Writes the file, whole or not at all.
-pub(crate) fn save(path: &Path, set: &ImportanceSet, origin: &Origin) -> Result<()> {
-    let arrays = set.to_arrays()?;
+/// Writes the file, whole or not at all. `extra` is what else was measured.
+pub(crate) fn save(path: &Path, set: &ImportanceSet, extra: Vec<NamedArray>, origin: &Origin) -> Result<()> {
+    let mut arrays = set.to_arrays()?;
+    arrays.extend(extra);
     let specs: Vec<TensorSpec> =
         arrays.iter().map(|a| TensorSpec::new(&a.name, StorageType::F64, a.shape.clone())).collect();
     let header = BTreeMap::from(

@@ -8,6 +8,7 @@ macro_rules! tell {
 }
 
 mod args; // flags
+mod args_depth; // flags about layers
 mod calibration; // the calibration pass
 mod card; // the model card
 mod commands; // what can be done
@@ -27,6 +28,7 @@ mod signals; // an orderly stop
 mod source; // what --model names
 mod student; // cutting weights
 mod target; // what is asked of the student
+mod tasks; // multiple choice
 mod training; // distillation
 mod workplace; // unfinished runs
 

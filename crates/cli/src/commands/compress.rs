@@ -250,7 +250,7 @@ impl Job<'_> {
             return Ok((set, None));
         }
         let (set, gram) = calibration.run(self.compensate)?;
-        importance_file::save(&path, &set, &origin)?;
+        importance_file::save(&path, &set, Vec::new(), &origin)?;
         Ok((set, gram))
     }
 

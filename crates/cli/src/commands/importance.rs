@@ -2,6 +2,7 @@
 use crate::{
     args::Importance,
     calibration::Calibration,
+    commands::depth::DepthPlan,
     data::windows,
     describe::table,
     embedded::Part,
@@ -24,6 +25,7 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     refuse_existing(out)?;
     let source = Source::open(args.model.as_deref())?;
     let windows = windows(&args.data, &source, Part::Calibration, None)?;
+    let depth = DepthPlan::new(&args.depth, &source, &windows)?;
     let (arch, dtype) = (&source.opened.arch, session.dtype(DType::F32)?);
     let context = windows.longest();
     let numbers = arch.layers.iter().map(|l| 6 * (2 * arch.hidden + l.ffn + l.heads * arch.head_dim) + 2 * arch.hidden);
@@ -37,6 +39,10 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     forecast.memory(&[
         weight_bytes(arch, dtype) + inference_bytes(arch, context * paring_train::micro_windows(arch, context))
     ]);
+    if let Some(depth) = &depth {
+        forecast.flops += depth.flops(arch);
+        forecast.peak_memory += depth.bytes();
+    }
     if args.work.dry_run {
         let seconds = forecast.seconds(&session)?;
         return session.print(&forecast.json(seconds), &forecast.text(seconds));
@@ -47,11 +53,18 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     let model = source.load(session.backend(), dtype)?;
     let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
     let (set, _) = calibration.run(false)?;
-    importance_file::save(out, &set, &Origin { model: source.hash()?, data: windows.hash.clone() })?;
+    let depth = depth.map(|depth| depth.run(&session, &model, &stop)).transpose()?;
+    let extra = depth.as_ref().map_or(Vec::new(), |d| d.results.to_arrays());
+    importance_file::save(out, &set, extra, &Origin { model: source.hash()?, data: windows.hash.clone() })?;
     let seconds = begin.elapsed().as_secs_f64();
-    let json = json!({"tokens": set.tokens(), "seconds": seconds, "out": out});
+    let mut json = json!({"tokens": set.tokens(), "seconds": seconds, "out": out});
     let mut rows = vec![vec!["layer".to_string(), "block influence".to_string()]];
     rows.extend(set.block_influence().iter().enumerate().map(|(l, bi)| vec![l.to_string(), format!("{bi:.4}")]));
-    let text = format!("{}{} tokens in {seconds:.1} s: {}\n", table(&rows), set.tokens(), out.display());
+    let mut text = table(&rows);
+    if let Some(depth) = depth {
+        json["depth"] = depth.json;
+        text += &depth.text;
+    }
+    let text = format!("{text}{} tokens in {seconds:.1} s: {}\n", set.tokens(), out.display());
     session.print(&json, &text)
 }
