@@ -115,7 +115,7 @@ fn blocks_of_one_layer_turn_as_block_influence_says_and_angles_are_those_of_trig
     assert!(matches!(spans.observe(2, 0, &sequences[0]), Err(Error::Layer { got: 2, layers: 2 })));
     assert!(matches!(spans.observe(0, 0, &[]), Err(Error::EmptySequence)));
     let nan = [RowProducts { xx: f64::NAN, ..RowProducts::default() }];
-    assert!(matches!(spans.observe(0, 0, &nan), Err(Error::NotFinite { index: 0 })));
+    assert!(matches!(spans.observe(0, 0, &nan), Err(Error::NotFinite { index: 0, .. })));
     for sizes in [&[0][..], &[4], &[1, 9]] {
         assert!(matches!(SpanInfluence::new(3, sizes), Err(Error::Geometry { .. })));
     }
