@@ -4,7 +4,7 @@ use crate::{
     progress::Progress,
     session::Session,
     signals::Stop,
-    student::Cut,
+    student::{Student, needs_compensation, set_down_proj, solve},
 };
 use paring_calibrate::{Gram, Importance};
 use paring_exec::{Ctx, Observer, Site};
@@ -61,7 +61,7 @@ impl Calibration<'_> {
     }
 
     /// Compensates the `down_proj` of every layer of which neurons go, from `gram` or from further passes.
-    pub(crate) fn compensate(&self, cut: &mut Cut<'_>, gram: Option<Gram>) -> Result<()> {
+    pub(crate) fn compensate(&self, cut: &mut Student<'_>, gram: Option<Gram>) -> Result<()> {
         let arch = self.model.arch();
         let tokens: usize = self.windows.iter().map(Vec::len).sum();
         if let Some(ffn) = arch.layers.iter().map(|l| l.ffn).max().filter(|ffn| tokens < 8 * ffn) {
@@ -79,7 +79,7 @@ impl Calibration<'_> {
             while end < arch.layers.len() && gram_bytes(arch, first..end + 1) <= GRAM_BYTES {
                 end += 1;
             }
-            if (first..end).any(|l| cut.needs_compensation(l)) {
+            if (first..end).any(|l| needs_compensation(cut, l)) {
                 let mut both =
                     Both { importance: None, gram: Some(Gram::new(self.session.backend(), arch, first..end)?) };
                 self.pass("statistics", &mut both)?;
@@ -92,8 +92,8 @@ impl Calibration<'_> {
     }
 
     /// Least squares, a layer per thread: a solve is serial, and layers do not depend on one another.
-    fn solve(&self, cut: &mut Cut<'_>, gram: &Gram, layers: Range<usize>) -> Result<()> {
-        let needed: Vec<usize> = layers.filter(|&l| cut.needs_compensation(l)).collect();
+    fn solve(&self, cut: &mut Student<'_>, gram: &Gram, layers: Range<usize>) -> Result<()> {
+        let needed: Vec<usize> = layers.filter(|&l| needs_compensation(cut, l)).collect();
         let mut progress = Progress::new("least squares", "layers", needed.len() as u64, 0);
         for (i, group) in needed.chunks(self.session.device.threads()).enumerate() {
             if self.stop.asked() {
@@ -101,9 +101,9 @@ impl Calibration<'_> {
             }
             let one = |layer: usize| -> Result<Vec<f32>> {
                 let sum = gram.layer(self.session.backend(), layer)?;
-                cut.least_squares(layer, &sum.ok_or_else(|| Failure::work(format!("no statistics of layer {layer}")))?)
+                solve(cut, layer, &sum.ok_or_else(|| Failure::work(format!("no statistics of layer {layer}")))?)
             };
-            let solved: Vec<Result<_>> = std::thread::scope(|scope| {
+            let solved: Vec<Result<Vec<f32>>> = std::thread::scope(|scope| {
                 let one = &one;
                 let threads: Vec<_> = group.iter().map(|&l| scope.spawn(move || one(l))).collect();
                 let join = |t: std::thread::ScopedJoinHandle<'_, Result<Vec<f32>>>| {
@@ -112,7 +112,7 @@ impl Calibration<'_> {
                 threads.into_iter().map(join).collect()
             });
             for (&layer, w) in group.iter().zip(solved) {
-                cut.set_down_proj(layer, w?);
+                set_down_proj(cut, layer, &w?)?;
             }
             progress.set((i * self.session.device.threads() + group.len()) as u64, "");
         }

@@ -34,6 +34,8 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("calibrate", PROGRAM),
     ("train", PROGRAM),
     ("eval", PROGRAM),
+    // Turns what `calibrate` gathered into weights.
+    ("surgery", SURGERY),
     ("cli", ANYTHING),
     ("benches", &[]),
     ("xtask", &[]),
@@ -42,6 +44,22 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
 /// What a program builds on.
 const PROGRAM: &[&str] =
     &["model", "exec", "ops", "tensor", "checkpoint", "text", "importance", "prune", "distill", "optim", "sampling"];
+
+/// What a program builds on, and the observers.
+const SURGERY: &[&str] = &[
+    "calibrate",
+    "model",
+    "exec",
+    "ops",
+    "tensor",
+    "checkpoint",
+    "text",
+    "importance",
+    "prune",
+    "distill",
+    "optim",
+    "sampling",
+];
 
 /// Every crate of the workspace, except those that are for tests only.
 const ANYTHING: &[&str] = &["*"];

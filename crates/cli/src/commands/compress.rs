@@ -15,7 +15,6 @@ use crate::{
     session::Session,
     signals::Stop,
     source::Source,
-    student::{Cut, student_arch},
     target::target,
     training::{Settings, Trained, resume, train},
     workplace::{Workplace, free_name, refuse_existing},
@@ -26,6 +25,7 @@ use paring_eval::Agreement;
 use paring_importance::ImportanceSet;
 use paring_model::{Arch, Model, params, write_model};
 use paring_prune::{Dims, Plan, Target, count_params};
+use paring_surgery::{Checkpoint, Cut, Weights, student_arch};
 use paring_tensor::{DType, Shape, round_to};
 use paring_train::{Resume, Trainer};
 use serde_json::{Map, Value, json};
@@ -290,11 +290,14 @@ impl Job<'_> {
                 return Ok((trainer, at));
             }
         }
-        let mut cut = Cut::new(&self.source.opened, plan);
+        let mut cut = Cut::new(Checkpoint(&self.source.opened), plan);
         if self.compensate {
             calibration.compensate(&mut cut, gram)?;
         }
-        Ok((Trainer::new(backend, arch.clone(), config.clone(), |spec| cut.read(spec))?, Resume::Fresh))
+        Ok((
+            Trainer::new(backend, arch.clone(), config.clone(), |spec| cut.read(spec).map_err(Failure::from))?,
+            Resume::Fresh,
+        ))
     }
 
     /// What the cut model is worth before it learns: measured once, at step 0.

@@ -11,13 +11,13 @@ use crate::{
     session::Session,
     signals::Stop,
     source::Source,
-    student::{Cut, student_arch},
     target::target,
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
 use paring_model::write_model;
 use paring_prune::Plan;
+use paring_surgery::{Checkpoint, Cut, Weights, student_arch};
 use paring_tensor::DType;
 use serde_json::{Value, json};
 
@@ -72,14 +72,14 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     for warning in plan.warnings() {
         tell!("note: {warning}");
     }
-    let mut cut = Cut::new(&source.opened, &plan);
+    let mut cut = Cut::new(Checkpoint(&source.opened), &plan);
     if let Some(windows) = &windows {
         let model = source.load(session.backend(), dtype)?;
         Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop }
             .compensate(&mut cut, None)?;
     }
     let mut dir = DirWriter::create(out, Overwrite::Refuse)?;
-    write_model(&mut dir, &arch, &source.opened.config, |spec| cut.read(spec))?;
+    write_model(&mut dir, &arch, &source.opened.config, |spec| cut.read(spec).map_err(Failure::from))?;
     for (name, bytes) in source.side_files()? {
         dir.write_bytes(&name, &bytes)?;
     }
