@@ -77,6 +77,29 @@ impl<'a, W: Weights> Cut<'a, W> {
         self.of.get(&name).ok_or_else(missing)
     }
 
+    /// What is kept of the inputs (the last dimension) of the teacher's parameter.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], those of the plan.
+    pub(crate) fn kept_inputs(&self, spec: &ParamSpec) -> Result<Vec<usize>> {
+        let of = self.teacher_spec(spec)?;
+        let (Some(&a), Some(&all)) = (of.axes.last(), of.shape.last()) else {
+            return Err(Error::Missing { name: spec.name.clone() });
+        };
+        Ok(self.plan.indices(axis(a), of.layer)?.map_or_else(|| (0..all).collect(), |kept| kept.into_owned()))
+    }
+
+    /// The kept rows of the teacher's matrix, whole: `[kept outputs, all inputs]`.
+    ///
+    /// # Errors
+    /// Those of [`Cut::slice`].
+    pub(crate) fn rows(&self, spec: &ParamSpec) -> Result<Vec<f32>> {
+        let of = self.teacher_spec(spec)?;
+        let mut axes: Vec<paring_prune::Axis> = of.axes.iter().map(|&a| axis(a)).collect();
+        axes.iter_mut().skip(1).for_each(|a| *a = paring_prune::Axis::Fixed);
+        Ok(self.plan.selection(&of.name, &of.shape, &axes, of.layer)?.select(&self.teacher.read(of)?)?)
+    }
+
     /// The slice of the teacher's parameter, whether it was replaced or not.
     ///
     /// # Errors
