@@ -6,7 +6,7 @@ use paring_cpu::Cpu;
 use paring_exec::Ctx;
 use paring_importance::ImportanceSet;
 use paring_model::{Arch, Batch, Model, Opened};
-use paring_prune::{Dims, Plan, Scores, Target};
+use paring_prune::{Anchor, Dims, Plan, Ridge, Scores, Target};
 use paring_surgery::{
     Aim, Bench, Checkpoint, Cut, Fitted, Mode, Options, Readers, Rotated, Text, Weighting, Weights, basis, compensate,
     keep_energy, model,
@@ -17,6 +17,8 @@ use std::{path::Path, time::Instant};
 
 const CONTEXT: usize = 512;
 const GROUP: usize = 4;
+/// The ridge of the specification's measurements.
+const FIXED: Ridge = Ridge { strength: 0.01, anchor: Anchor::Zero };
 
 struct Setting<'a> {
     cpu: &'a Cpu,
@@ -156,7 +158,7 @@ fn main() {
     let channels = Axis::Channels;
     let width = [
         method("slicing", channels, false, None),
-        method("least squares, ridge 0.01", channels, false, Some(Options { ridge: Some(0.01), ..once })),
+        method("least squares, ridge 0.01", channels, false, Some(Options { ridge: Some(FIXED), ..once })),
         method("least squares", channels, false, Some(once)),
         method("sequential, to the map", channels, false, Some(Options { aim: Aim::Map, ..sequential })),
         method("sequential, to the stream", channels, false, Some(sequential)),

@@ -7,7 +7,7 @@ use crate::block::{self, Half, Text};
 use crate::{Cut, Error, Result, Weights};
 use paring_model::{Model, ParamSpec};
 use paring_ops::{Backend, Error as OpsError};
-use paring_prune::{Anchor, Fit, Moments, Ridge, fit_held_out, fit_with};
+use paring_prune::{Fit, Moments, Ridge, fit_held_out, fit_with};
 use paring_tensor::{DType, Shape, Tensor};
 
 /// On which inputs a map is fitted.
@@ -51,8 +51,8 @@ pub struct Options {
     pub readers: Readers,
     /// Whether what a removed block adds to the stream is part of the aim of the map in front of it.
     pub block_map: bool,
-    /// The ridge, as a part of the mean diagonal of the Gram matrix; `None` chooses it on held-out tokens for every map.
-    pub ridge: Option<f64>,
+    /// The ridge of every map; `None` chooses it on held-out tokens, for every map alone.
+    pub ridge: Option<Ridge>,
 }
 
 impl Default for Options {
@@ -101,6 +101,7 @@ pub fn compensate<W: Weights>(
     options: &Options,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Fitted>> {
+    bench.text.check()?;
     let mut walk = Walk::new(cut, bench, options)?;
     let layers = walk.cut.plan().layers().len();
     for layer in 0..layers {
@@ -191,11 +192,17 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
         let spec = block::layer_spec(self.cut.arch(), layer, half.writer())?;
         // What the teacher's half reads and adds.
         let groups = self.bench.text.groups().zip(&self.teacher);
-        let of_teacher: Vec<(Tensor, Tensor)> =
-            groups.map(|((batch, _), x)| half.run(teacher, b, batch, x)).collect::<Result<_>>()?;
-        let before = self.teacher.clone();
-        let pairs = self.teacher.iter().zip(&of_teacher);
-        self.teacher = pairs.map(|(x, (added, _))| block::sum(b, x, added)).collect::<Result<_>>()?;
+        let mut read = Vec::new();
+        let mut after_half = Vec::new();
+        for ((batch, _), x) in groups {
+            let (added, inputs) = half.run(teacher, b, batch, x)?;
+            after_half.push(block::sum(b, x, &added)?);
+            // In sequential mode nobody asks for them, and they are large.
+            if !self.sequential() {
+                read.push(inputs);
+            }
+        }
+        let before = std::mem::replace(&mut self.teacher, after_half);
         if half == Half::Mlp {
             self.next = self.cut.plan().layers()[layer].layer + 1;
             if self.options.block_map {
@@ -205,18 +212,26 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
 
         // What the student's half reads, and adds as it is sliced.
         let slice = self.cut.read(&spec)?;
+        let kept = self.cut.kept_inputs(&spec)?;
+        let whole = self.cut.teacher_spec(&spec)?.shape.last() == Some(&kept.len());
+        if !self.sequential()
+            && whole
+            && self.next == self.cut.plan().layers()[layer].layer + usize::from(half == Half::Mlp)
+        {
+            // It reads what it read, and adds what it added.
+            return self.skip_to(if half == Half::Mlp { after } else { 0 });
+        }
         let of_student: Vec<(Tensor, Tensor)> = if self.sequential() {
             let student = self.model_of(&*self.cut, layer)?;
             let groups = self.bench.text.groups().zip(&self.student);
             groups.map(|((batch, _), x)| half.run(&student, b, batch, x)).collect::<Result<_>>()?
         } else {
-            let kept = self.cut.kept_inputs(&spec)?;
             let w = block::upload(b, &slice, &spec.shape, self.bench.dtype)?;
-            let one = |(_, inputs): &(Tensor, Tensor)| {
-                let inputs = block::columns(b, inputs, &kept)?;
+            let one = |inputs: Tensor| {
+                let inputs = block::columns(b, &inputs, &kept)?;
                 Ok((block::linear(b, &inputs, &w)?, inputs))
             };
-            of_teacher.iter().map(one).collect::<Result<_>>()?
+            read.into_iter().map(one).collect::<Result<_>>()?
         };
         let targets = self.targets(&before)?;
         let missing: Vec<(Tensor, f64)> = targets
@@ -224,7 +239,7 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
             .zip(&of_student)
             .map(|(t, (added, _))| Ok((block::difference(b, t, added)?, b.sum_squares(t)?)))
             .collect::<Result<_>>()?;
-        drop((targets, of_teacher, before));
+        drop((targets, before));
         let inputs: Vec<&Tensor> = of_student.iter().map(|(_, inputs)| inputs).collect();
         let fit = self.fit(&spec.name, &inputs, &missing, &slice)?;
         if self.sequential() {
@@ -386,9 +401,7 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
         let (fit, held) = (moments(fit)?, moments(held)?);
         let done = match self.options.ridge {
             None => fit_held_out(&fit, &held, slice),
-            Some(strength) => {
-                fit.plus(&held).and_then(|all| fit_with(&all, slice, &Ridge { strength, anchor: Anchor::Zero }))
-            }
+            Some(ridge) => fit.plus(&held).and_then(|all| fit_with(&all, slice, &ridge)),
         };
         let done = done.map_err(at)?;
         self.report.push(Fitted {
