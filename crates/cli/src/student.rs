@@ -10,7 +10,7 @@ pub(crate) type Student<'a> = Cut<'a, Checkpoint<'a>>;
 /// Kept neurons of the teacher's `layer`, if the layer stays and loses some.
 fn kept_of<'a>(cut: &Student<'a>, layer: usize) -> Option<&'a [usize]> {
     let kept = &cut.plan().layers()[cut.plan().student_layer(layer)?].ffn;
-    (kept.len() < cut.plan().teacher().ffn).then_some(kept)
+    (kept.len() < cut.plan().teacher().layers[layer].ffn).then_some(kept)
 }
 
 /// Whether there is anything to repair in the teacher's `layer`.
@@ -27,7 +27,8 @@ pub(crate) fn solve(cut: &Student<'_>, layer: usize, gram: &[f32]) -> Result<Vec
     let w = cut.teacher().read(&spec.ok_or_else(|| Failure::work(format!("no `{name}`")))?)?;
     // The ridge pulls to zero, as in the measurements of the specification; pulling to the old weights measured worse.
     let ridge = Ridge { anchor: Anchor::Zero, ..Ridge::default() };
-    least_squares(gram, cut.plan().teacher().ffn, &w, kept, &ridge).map_err(|e| Failure::work(e).at(&name))
+    least_squares(gram, cut.plan().teacher().layers[layer].ffn, &w, kept, &ridge)
+        .map_err(|e| Failure::work(e).at(&name))
 }
 
 /// Takes over what [`solve`] found for the teacher's `layer`: its rows are channels of the residual stream, of which the student keeps some.
