@@ -150,7 +150,8 @@ impl Bed<'_> {
         let slices: Vec<&[u32]> = self.windows.iter().map(Vec::as_slice).collect();
         let longest = slices.iter().map(|w| w.len()).max().unwrap_or(1);
         let text = Text::new(&slices, paring_train::micro_windows(arch, longest));
-        let bench = Bench { backend: self.session.backend(), dtype: self.dtype, text: &text };
+        let (backend, threads) = (self.session.backend(), self.session.device.threads());
+        let bench = Bench { backend, dtype: self.dtype, threads, text: &text };
         let mut progress = Progress::new(name, "layers", arch.layers.len() as u64, 0);
         let done = work(&bench, &mut |layers| {
             progress.set(layers as u64, "");

@@ -79,6 +79,26 @@ impl Basis {
         Ok(Basis { size, directions, values: u.values })
     }
 
+    /// The mirror image along `normal`: `I - 2 n n^T / n^T n`. Nothing is gained by it, but it is orthonormal, turns every direction into a mixture
+    /// of all, and costs nothing: for tests of what a rotation leaves alone.
+    ///
+    /// # Errors
+    /// [`Error::Matrix`] for a normal of no length, [`Error::NotFinite`].
+    pub fn reflection(normal: &[f64]) -> Result<Self> {
+        let size = normal.len();
+        let square: f64 = normal.iter().map(|v| v * v).sum();
+        if !square.is_finite() {
+            return Err(Error::NotFinite { matrix: "normal", index: 0 });
+        }
+        if square <= 0.0 {
+            return Err(Error::Matrix { matrix: "normal", got: size, want: "a vector of some length".into() });
+        }
+        let at = |i: usize| (i / size, i % size);
+        let entry = |(r, c): (usize, usize)| f64::from(u8::from(r == c)) - 2.0 * normal[r] * normal[c] / square;
+        let directions = (0..size * size).map(|i| entry(at(i))).collect();
+        Ok(Basis { size, directions, values: vec![1.0; size] })
+    }
+
     /// Width of the residual stream.
     pub fn size(&self) -> usize {
         self.size

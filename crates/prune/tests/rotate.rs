@@ -71,7 +71,13 @@ fn lost(m: &[f64], c: &[f64], b: &[Vec<f64>]) -> f64 {
         done.push(v);
     }
     let all: f64 = (0..N * N).map(|at| m[at] * c[at]).sum();
-    all - done.iter().map(|u| { let cu = times(c, u); dot(&times(m, &cu), &cu) }).sum::<f64>()
+    all - done
+        .iter()
+        .map(|u| {
+            let cu = times(c, u);
+            dot(&times(m, &cu), &cu)
+        })
+        .sum::<f64>()
 }
 
 #[test]

@@ -86,7 +86,7 @@ struct Method {
 }
 
 fn finish<W: Weights>(s: &Setting<'_>, cut: &mut Cut<'_, W>, m: &Method) -> (Model, Vec<Fitted>) {
-    let bench = Bench { backend: s.cpu, dtype: DType::F32, text: &s.text };
+    let bench = Bench { backend: s.cpu, dtype: DType::F32, threads: s.cpu.threads(), text: &s.text };
     if m.gains {
         keep_energy(cut, &bench, &mut |_| Ok(())).unwrap();
     }
@@ -96,7 +96,7 @@ fn finish<W: Weights>(s: &Setting<'_>, cut: &mut Cut<'_, W>, m: &Method) -> (Mod
 
 fn run(s: &Setting<'_>, target: &Target, m: &Method) -> (Model, Vec<Fitted>) {
     let teacher = Checkpoint(s.opened);
-    let bench = Bench { backend: s.cpu, dtype: DType::F32, text: &s.text };
+    let bench = Bench { backend: s.cpu, dtype: DType::F32, threads: s.cpu.threads(), text: &s.text };
     match m.axis {
         Axis::Channels => {
             let plan = Plan::choose(&dims(&s.opened.arch), &s.scores, target).unwrap();

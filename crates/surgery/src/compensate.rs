@@ -86,6 +86,8 @@ pub struct Bench<'a> {
     pub backend: &'a dyn Backend,
     /// Type of matrices in products.
     pub dtype: DType,
+    /// Threads for what is solved on the CPU; results do not depend on them.
+    pub threads: usize,
     /// Calibration text.
     pub text: &'a Text,
 }
@@ -129,6 +131,7 @@ struct Walk<'w, 'a, W> {
 struct Sums {
     gram: Tensor,
     residual: Tensor,
+    missing: f64,
     energy: f64,
 }
 
@@ -176,7 +179,7 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
     fn block(&mut self, layer: usize) -> Result<()> {
         let teacher_layer = self.cut.plan().layers()[layer].layer;
         let teacher = self.model_of(self.cut.teacher(), teacher_layer)?;
-        let after = self.cut.plan().layers().get(layer + 1).map_or(self.cut.plan().teacher().layers, |l| l.layer);
+        let after = self.cut.plan().layers().get(layer + 1).map_or(self.cut.plan().teacher().layers.len(), |l| l.layer);
         for half in Half::BOTH {
             if self.sequential() {
                 self.readers(layer, teacher_layer, half)?;
@@ -384,24 +387,25 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
         let shape = |dims: [usize; 2]| Shape::new(&dims).map_err(OpsError::in_op("compensate"));
         let sums = || -> Result<Sums> {
             let (gram, residual) = (b.zeros(DType::F32, shape([k, k])?)?, b.zeros(DType::F32, shape([n, k])?)?);
-            Ok(Sums { gram, residual, energy: 0.0 })
+            Ok(Sums { gram, residual, missing: 0.0, energy: 0.0 })
         };
         let (mut fit, mut held) = (sums()?, sums()?);
         for ((x, (t, energy)), &is_held) in inputs.iter().zip(missing).zip(self.bench.text.held_out()) {
             let sums = if is_held { &mut held } else { &mut fit };
             b.linear_dw(&mut sums.gram, x, x, DType::F32)?;
             b.linear_dw(&mut sums.residual, t, x, DType::F32)?;
+            sums.missing += b.sum_squares(t)?;
             sums.energy += energy;
         }
         let at = |source: paring_prune::Error| Error::Tensor { name: name.into(), source };
         let moments = |s: Sums| -> Result<Moments> {
             let (gram, residual) = (b.download(&s.gram)?, b.download(&s.residual)?);
-            Moments::of_residual(k, &gram, &residual, slice, s.energy).map_err(at)
+            Moments::new(k, &gram, &residual, s.missing, s.energy).map_err(at)
         };
         let (fit, held) = (moments(fit)?, moments(held)?);
         let done = match self.options.ridge {
-            None => fit_held_out(&fit, &held, slice),
-            Some(ridge) => fit.plus(&held).and_then(|all| fit_with(&all, slice, &ridge)),
+            None => fit_held_out(&fit, &held, slice, self.bench.threads),
+            Some(ridge) => fit.plus(&held).and_then(|all| fit_with(&all, slice, &ridge, self.bench.threads)),
         };
         let done = done.map_err(at)?;
         self.report.push(Fitted {

@@ -1,5 +1,5 @@
-//! A plan's slices: the student's parameters cut from the teacher's, tensor by tensor.
-use crate::{Error, Result, Weights, weights::fits};
+//! A plan's slices: the student's parameters cut from the teacher's, tensor by tensor; heads that the plan combines are combined first.
+use crate::{Error, Result, Weights, heads::merge, weights::fits};
 use paring_model::{Arch, Axis, LayerArch, ParamSpec, params};
 use paring_prune::{LayerPlan, Plan};
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ pub fn student_arch(teacher: &Arch, plan: &Plan) -> Arch {
 }
 
 /// The two crates name axes on their own: neither depends on the other.
-fn axis(a: Axis) -> paring_prune::Axis {
+pub(crate) fn axis(a: Axis) -> paring_prune::Axis {
     match a {
         Axis::Vocab => paring_prune::Axis::Vocab,
         Axis::Hidden => paring_prune::Axis::Hidden,
@@ -97,7 +97,9 @@ impl<'a, W: Weights> Cut<'a, W> {
         let of = self.teacher_spec(spec)?;
         let mut axes: Vec<paring_prune::Axis> = of.axes.iter().map(|&a| axis(a)).collect();
         axes.iter_mut().skip(1).for_each(|a| *a = paring_prune::Axis::Fixed);
-        Ok(self.plan.selection(&of.name, &of.shape, &axes, of.layer)?.select(&self.teacher.read(of)?)?)
+        let mut values = self.teacher.read(of)?;
+        merge(self.plan, of, &mut values)?;
+        Ok(self.plan.selection(&of.name, &of.shape, &axes, of.layer)?.select(&values)?)
     }
 
     /// The slice of the teacher's parameter, whether it was replaced or not.
@@ -108,7 +110,8 @@ impl<'a, W: Weights> Cut<'a, W> {
         let of = self.teacher_spec(spec)?;
         let axes: Vec<paring_prune::Axis> = of.axes.iter().map(|&a| axis(a)).collect();
         let selection = self.plan.selection(&of.name, &of.shape, &axes, of.layer)?;
-        let values = self.teacher.read(of)?;
+        let mut values = self.teacher.read(of)?;
+        merge(self.plan, of, &mut values)?;
         if selection.is_identity() { Ok(values) } else { Ok(selection.select(&values)?) }
     }
 }

@@ -81,7 +81,7 @@ fn where_nothing_is_cut_nothing_changes_bit_for_bit() {
         let teacher = teacher(&arch, 1);
         let windows = windows(&arch, 5);
         let text = text(&windows, 2);
-        let bench = Bench { backend: &cpu, dtype: DType::F32, text: &text };
+        let bench = Bench { backend: &cpu, dtype: DType::F32, threads: 2, text: &text };
         let plan = Plan::everything(dims(&arch)).unwrap();
         let want = bits(&outputs(&cpu, &teacher, &windows));
         for mode in [Mode::Teacher, Mode::Sequential] {
@@ -115,7 +115,7 @@ fn a_rotation_that_removes_nothing_keeps_the_function() {
         let teacher = teacher.unwrap();
         let windows = windows(&arch, 5);
         let text = text(&windows, 2);
-        let bench = Bench { backend: &cpu, dtype: DType::F32, text: &text };
+        let bench = Bench { backend: &cpu, dtype: DType::F32, threads: 2, text: &text };
         let want = outputs(&cpu, &teacher, &windows);
         let folded = Rotated::folded(&teacher, &cpu);
         assert!(!folded.arch().tied);
@@ -166,7 +166,7 @@ fn o_proj_and_down_proj_are_the_least_squares_of_what_the_teacher_reads() {
     let windows = windows(&arch, 8);
     let plan = plan(&arch, 0, 3, true, &[0, 1]);
     let text = text(&windows, 3);
-    let bench = Bench { backend: &cpu, dtype: DType::F32, text: &text };
+    let bench = Bench { backend: &cpu, dtype: DType::F32, threads: 2, text: &text };
     let options =
         Options { mode: Mode::Teacher, aim: Aim::Map, readers: Readers::Slice, ridge: Some(RIDGE), block_map: true };
     let mut cut = Cut::new(&teacher, &plan);
@@ -191,7 +191,7 @@ fn o_proj_and_down_proj_are_the_least_squares_of_what_the_teacher_reads() {
             }
             let moments = Moments::of_cut(&gram, inputs, &w, &kept).unwrap();
             let sliced: Vec<f32> = w.chunks(inputs).flat_map(|row| kept.iter().map(|&i| row[i])).collect();
-            let want = fit_with(&moments, &sliced, &RIDGE).unwrap();
+            let want = fit_with(&moments, &sliced, &RIDGE, 1).unwrap();
             let got = value(&cut, &name);
             let error = nmse(&got, &want.w);
             assert!(error < 1e-9, "{name}: {error:e}");
@@ -209,7 +209,7 @@ fn fits_bring_the_student_nearer_to_its_teacher() {
     let teacher = teacher(&arch, 4);
     let (windows, others) = (windows(&arch, seen), windows(&arch, seen + 4).split_off(seen));
     let text = text(&windows, 4);
-    let bench = Bench { backend: &cpu, dtype: DType::F32, text: &text };
+    let bench = Bench { backend: &cpu, dtype: DType::F32, threads: 2, text: &text };
     let want = outputs(&cpu, &teacher, &others);
     let hidden = basis(&teacher, &bench, Weighting::Energy, &mut go).unwrap();
     let rotated = Rotated::new(&teacher, &hidden, &cpu).unwrap();
@@ -243,7 +243,7 @@ fn results_do_not_depend_on_threads() {
     let run = |threads: usize| -> Vec<u32> {
         let cpu = cpu(threads);
         let text = text(&windows, 2);
-        let bench = Bench { backend: &cpu, dtype: DType::F32, text: &text };
+        let bench = Bench { backend: &cpu, dtype: DType::F32, threads, text: &text };
         let mut cut = Cut::new(&teacher, &plan);
         keep_energy(&mut cut, &bench, &mut go).unwrap();
         compensate(&mut cut, &bench, &Options::default(), &mut go).unwrap();
@@ -259,7 +259,7 @@ fn one_block_of_a_dropped_pair_is_mapped_into_the_layer_in_front() {
     let teacher = teacher(&arch, 6);
     let windows = windows(&arch, 40);
     let text = text(&windows, 4);
-    let bench = Bench { backend: &cpu, dtype: DType::F32, text: &text };
+    let bench = Bench { backend: &cpu, dtype: DType::F32, threads: 2, text: &text };
     let plan = plan(&arch, 0, 0, false, &[0, 3]);
     let stream = |weights: &dyn Weights, layer| seen(&cpu, weights, Site { layer, tap: Tap::BlockIn }, &windows);
     let want = stream(&teacher, 3);
@@ -281,7 +281,7 @@ fn what_cannot_be_fitted_is_refused_or_left() {
     let plan = plan(&arch, 0, 3, false, &[0, 1]);
     let run = |teacher: &Memory, windows: &[Vec<u32>], ridge| {
         let text = text(windows, 2);
-        let bench = Bench { backend: &cpu, dtype: DType::F32, text: &text };
+        let bench = Bench { backend: &cpu, dtype: DType::F32, threads: 2, text: &text };
         let mut cut = Cut::new(teacher, &plan);
         compensate(&mut cut, &bench, &Options { ridge, ..Options::default() }, &mut go)
     };
@@ -306,7 +306,7 @@ fn what_cannot_be_fitted_is_refused_or_left() {
     // Whoever watches may end it.
     let windows = windows(&arch, 4);
     let text = text(&windows, 2);
-    let bench = Bench { backend: &cpu, dtype: DType::F32, text: &text };
+    let bench = Bench { backend: &cpu, dtype: DType::F32, threads: 2, text: &text };
     let mut cut = Cut::new(&good, &plan);
     let stopped = compensate(&mut cut, &bench, &Options::default(), &mut |_| Err(Error::Stopped));
     assert!(matches!(stopped, Err(Error::Stopped)));

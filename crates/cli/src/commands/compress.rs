@@ -190,7 +190,7 @@ impl Job<'_> {
         let plan = Plan::choose(&self.teacher, &scores, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
         let arch = student_arch(&self.how.teacher(&self.source.opened.arch), &plan);
-        self.announce(&plan);
+        self.announce(&plan)?;
 
         let (mut trainer, at) = self.trainer(&place, &identity, &plan, &arch, &stop)?;
         let pruned = self.pruned(&place, &at, &teacher, trainer.model())?;
@@ -246,8 +246,8 @@ impl Job<'_> {
         Ok(set)
     }
 
-    fn announce(&self, plan: &Plan) {
-        let (t, s) = (self.teacher, plan.student());
+    fn announce(&self, plan: &Plan) -> Result<()> {
+        let (t, s) = (self.teacher, plan.student()?);
         let part = count_params(&s).non_embedding as f64 / count_params(&t).non_embedding as f64;
         tell!(
             "student: {} of {} layers, hidden {} of {}, ffn {} of {}, heads {} of {}: {:.1} % of the non-embedding parameters",
@@ -261,6 +261,7 @@ impl Job<'_> {
             t.heads,
             100.0 * part
         );
+        Ok(())
     }
 
     /// A trainer at its newest checkpoint, or at the cut teacher's weights.
@@ -320,7 +321,7 @@ impl Job<'_> {
         for (name, bytes) in self.source.side_files()? {
             dir.write_bytes(&name, &bytes)?;
         }
-        let eval = f.eval();
+        let eval = f.eval()?;
         let recipe = flags.to_string();
         let card = Card {
             teacher: &self.source.name,
@@ -378,14 +379,15 @@ struct Finished<'a> {
 
 impl Finished<'_> {
     /// `eval.json`: nothing in it depends on the machine's speed.
-    fn eval(&self) -> Value {
-        let mut json = json!({"plan": self.plan.student(), "steps": self.trained.steps, "tokens": self.trained.tokens});
+    fn eval(&self) -> Result<Value> {
+        let mut json =
+            json!({"plan": self.plan.student()?, "steps": self.trained.steps, "tokens": self.trained.tokens});
         for (name, column) in ["teacher", "pruned", "student"].into_iter().zip(self.columns) {
             let mut map = Map::new();
             column.add_to(&mut map);
             json[name] = Value::Object(map);
         }
-        json
+        Ok(json)
     }
 }
 

@@ -30,6 +30,9 @@ fn block_bytes(teacher: &Arch) -> u64 {
 const WINDOWS: usize = 64;
 
 pub(crate) fn run(args: &Prune) -> Result<()> {
+    if args.tests.verify {
+        return crate::verify::run(args);
+    }
     let session = Session::new(&args.common)?;
     let dtype = session.dtype(DType::F32)?;
     let Some(out) = &args.out else { return Err(Failure::input("where to? give --out DIR")) };
@@ -73,7 +76,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     if args.work.dry_run {
         let seconds = forecast.seconds(&session)?;
         let mut json = forecast.json(seconds);
-        json["student"] = json!(plan.student());
+        json["student"] = json!(plan.student()?);
         return session.print(&json, &forecast.text(seconds));
     }
     forecast.check(&session, out, args.work.force)?;
@@ -116,7 +119,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     dir.commit()?;
     let plan_json: Value = serde_json::from_str(&plan.to_json()?).map_err(|e| Failure::work(format!("plan: {e}")))?;
     let json = json!({"plan": plan_json, "params": arch.n_params(), "out": out});
-    let (was, is) = (teacher, plan.student());
+    let (was, is) = (teacher, plan.student()?);
     let row = |name: &str, was: usize, is: usize| vec![name.to_string(), count(was as u64), count(is as u64)];
     let text = table(&[
         vec![String::new(), "teacher".into(), "student".into()],
