@@ -35,6 +35,8 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     // Layers are judged by what `eval` measures.
     ("calibrate", CALIBRATE),
     ("train", PROGRAM),
+    // Turns what `calibrate` gathered into weights.
+    ("surgery", SURGERY),
     ("cli", ANYTHING),
     ("benches", &[]),
     ("xtask", &[]),
@@ -58,6 +60,22 @@ const CALIBRATE: &[&str] = &[
     "optim",
     "sampling",
     "eval",
+];
+
+/// [`PROGRAM`], and the observers.
+const SURGERY: &[&str] = &[
+    "model",
+    "exec",
+    "ops",
+    "tensor",
+    "checkpoint",
+    "text",
+    "importance",
+    "prune",
+    "distill",
+    "optim",
+    "sampling",
+    "calibrate",
 ];
 
 /// Every crate of the workspace, except those that are for tests only.

@@ -15,7 +15,7 @@ use crate::{
 use paring_calibrate::depth::{self, Blocks, Cost, Depth, DepthResults, Greedy, block_removals, cost, greedy_cost};
 use paring_checkpoint::atomic;
 use paring_eval::{Criterion, LmLoss, TaskScore};
-use paring_importance::{Distance, NamedArray, SpanInfluence};
+use paring_importance::{Distance, SpanInfluence};
 use paring_model::{Arch, Model};
 use serde_json::{Map, Value, json};
 use std::{path::PathBuf, time::Instant};

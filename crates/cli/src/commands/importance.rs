@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     create_parent(out)?;
     let model = source.load(session.backend(), dtype)?;
     let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
-    let (set, _) = calibration.run(false)?;
+    let set = calibration.run()?;
     let depth = depth.map(|depth| depth.run(&session, &model, &stop)).transpose()?;
     let extra = depth.as_ref().map_or(Vec::new(), |d| d.results.to_arrays());
     importance_file::save(out, &set, extra, &Origin { model: source.hash()?, data: windows.hash.clone() })?;
