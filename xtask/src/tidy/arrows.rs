@@ -36,6 +36,8 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("eval", PROGRAM),
     // Turns what `calibrate` gathered into weights.
     ("surgery", SURGERY),
+    // Scores candidates as views of one teacher, trains and measures a few.
+    ("search", SEARCH),
     ("cli", ANYTHING),
     ("benches", &[]),
     ("xtask", &[]),
@@ -47,6 +49,25 @@ const PROGRAM: &[&str] =
 
 /// What a program builds on, and the observers.
 const SURGERY: &[&str] = &[
+    "calibrate",
+    "model",
+    "exec",
+    "ops",
+    "tensor",
+    "checkpoint",
+    "text",
+    "importance",
+    "prune",
+    "distill",
+    "optim",
+    "sampling",
+];
+
+/// What cuts, trains and measures, and all that they build on.
+const SEARCH: &[&str] = &[
+    "surgery",
+    "train",
+    "eval",
     "calibrate",
     "model",
     "exec",
