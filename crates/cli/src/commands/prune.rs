@@ -11,7 +11,7 @@ use crate::{
     session::Session,
     signals::Stop,
     source::Source,
-    target::target,
+    target::{check_search, target},
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
@@ -37,6 +37,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     source.tokenizer()?;
     let teacher = dims(&source.opened.arch)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
+    check_search(&args.target, &origin.model)?;
     let plan = Plan::choose(&teacher, &importance_file::scores(&set)?, &target(&args.target, &teacher)?)?;
     let arch = student_arch(&source.opened.arch, &plan);
     let compensate = args.target.compensate == Some(Compensate::LeastSquares);
