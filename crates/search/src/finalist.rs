@@ -71,6 +71,12 @@ pub fn distil(
         {
             cut.set(&spec, values)?;
         }
+        if spec.axes == [Axis::Hidden] {
+            let layer = spec.layer.map(|l| plan.layers()[l].layer);
+            let gain = nested.gain(&spec, layer, student.hidden);
+            let values = cut.read(&spec)?.into_iter().map(|g| (f64::from(g) * gain) as f32).collect();
+            cut.set(&spec, values)?;
+        }
     }
     let measure = |m: &paring_model::Model| likelihood(backend, m, heldout, settings.micro, &mut |_| {}).map(|l| l.nll);
     if settings.steps == 0 {

@@ -27,6 +27,8 @@ pub struct Nested<'b> {
     thinned: HashMap<(usize, usize), Tensor>,
     /// Neurons and layer: `down_proj`, `[hidden, neurons]`.
     repaired: HashMap<(usize, usize), Tensor>,
+    /// Of every norm, the final one last: what the directions of the unit-RMS stream before it hold on average, summed up to each.
+    energies: Option<Vec<Vec<f64>>>,
     /// The longest sequence that is run: a shorter table of angles.
     positions: usize,
 }
@@ -51,7 +53,7 @@ impl<'b> Nested<'b> {
             tensors.push(backend.upload(&values, spec.compute_dtype(dtype), shape)?);
         }
         let (thinned, repaired) = (HashMap::new(), HashMap::new());
-        Ok(Nested { backend, arch, ranking, tensors, thinned, repaired, positions })
+        Ok(Nested { backend, arch, ranking, tensors, thinned, repaired, energies: None, positions })
     }
 
     /// The teacher's architecture.
@@ -79,6 +81,32 @@ impl<'b> Nested<'b> {
         let shape = Shape::new(&[self.arch.hidden, neurons]).map_err(OpsError::in_op("nested"))?;
         self.repaired.insert((neurons, layer), self.backend.upload(values, dtype, shape)?);
         Ok(())
+    }
+
+    /// From now on the norms of narrower students return what the whole ones would have on average. `energies` are, for every norm in the
+    /// order of the model, the mean squares of the sorted channels of the unit-RMS stream before it, `[2 L + 1][H]`.
+    pub fn set_energies(&mut self, energies: Vec<Vec<f64>>) {
+        let summed = |norm: Vec<f64>| {
+            let mut sum = 0.0;
+            let up_to = |e: f64| {
+                sum += e;
+                sum
+            };
+            norm.into_iter().map(up_to).collect()
+        };
+        self.energies = Some(energies.into_iter().map(summed).collect());
+    }
+
+    /// What the gain of a norm is multiplied by in a student of this width: the root of the mean square of what is kept of the unit-RMS
+    /// stream (`spec/beyond.md`, section 2, 5). `layer` is the teacher's. 1 where nothing is known, or nothing is cut.
+    pub fn gain(&self, spec: &ParamSpec, layer: Option<usize>, hidden: usize) -> f64 {
+        let layers = self.arch.layers.len();
+        let norm =
+            layer.map_or(2 * layers, |l| 2 * l + usize::from(spec.name.ends_with("post_attention_layernorm.weight")));
+        match self.energies.as_ref().and_then(|e| e.get(norm)?.get(hidden.checked_sub(1)?)) {
+            Some(kept) if hidden < self.arch.hidden && 0.0 < *kept => (kept / hidden as f64).sqrt(),
+            _ => 1.0,
+        }
     }
 
     /// The repaired `down_proj` of a student's layer as a plan orders it: rows and columns ascending in the teacher's numbers. `None` where
@@ -138,6 +166,14 @@ impl<'b> Nested<'b> {
         {
             return Ok(view(repaired)?);
         }
+        let gain = if spec.axes == [Axis::Hidden] { self.gain(spec, layer, student.hidden) } else { 1.0 };
+        if gain != 1.0 {
+            // A few hundred numbers: the only ones that are copied for every candidate.
+            let values = self.backend.download(&view(&self.tensors[id])?)?;
+            let scaled: Vec<f32> = values.into_iter().map(|g| (f64::from(g) * gain) as f32).collect();
+            let shape = Shape::new(&spec.shape).map_err(OpsError::in_op("nested"))?;
+            return Ok(self.backend.upload(&scaled, DType::F32, shape)?);
+        }
         let per_group = student.heads_per_group();
         if per_group < self.ranking.teacher().heads_per_group() && spec.axes.contains(&Axis::QHeads) {
             if !self.thinned.contains_key(&(per_group, id)) {
@@ -167,6 +203,12 @@ impl<'b> Nested<'b> {
         };
         let shape = Shape::new(&shape).map_err(OpsError::in_op("nested"))?;
         Ok(self.backend.upload(&thin, tensor.dtype(), shape)?)
+    }
+
+    /// The sorted gain of every norm, in the order of the model.
+    pub(crate) fn gains(&self) -> Result<Vec<Vec<f32>>> {
+        let norms = params(&self.arch).into_iter().filter(|s| s.axes == [Axis::Hidden]);
+        norms.map(|s| Ok(self.backend.download(&self.tensors[s.id.0])?)).collect()
     }
 
     /// The sorted `down_proj` of a layer of the teacher, `[hidden, F]`.

@@ -1,9 +1,12 @@
-//! Least squares for the `down_proj` of every width that candidates have, from one factorisation per layer.
+//! What is known from one pass over the calibration text, for all widths at once: least squares for the `down_proj` of every width, from one
+//! factorisation per layer, and the energy of the residual stream's channels, from which the norms' gains of every width follow.
 use crate::{Error, Nested, Result};
 use paring_calibrate::Gram;
-use paring_exec::Ctx;
+use paring_exec::{Ctx, Observer, Site, Tap};
 use paring_model::Batch;
+use paring_ops::Backend;
 use paring_prune::NestedLeastSquares;
+use paring_tensor::Tensor;
 
 /// What is solved for.
 #[derive(Clone, Debug)]
@@ -18,7 +21,58 @@ pub struct Widths {
     pub threads: usize,
 }
 
-/// Runs `windows` through the teacher, `batch` of them at a time, and repairs the `down_proj` of every layer for every width. `progress` is
+/// Sums squares behind every norm.
+struct Energies {
+    layers: usize,
+    sums: Vec<Vec<f64>>,
+    tokens: u64,
+}
+
+impl Energies {
+    fn see(&mut self, backend: &dyn Backend, site: Site, x: &Tensor) -> paring_ops::Result<()> {
+        let norm = match site.tap {
+            Tap::AttnNorm => 2 * site.layer,
+            Tap::MlpNorm => 2 * site.layer + 1,
+            Tap::FinalNorm => 2 * self.layers,
+            _ => return Ok(()),
+        };
+        if site.tap == Tap::FinalNorm {
+            self.tokens += x.n_rows() as u64;
+        }
+        let values = backend.download(x)?;
+        let sums = &mut self.sums[norm];
+        for row in values.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v).powi(2));
+        }
+        Ok(())
+    }
+
+    /// Mean squares of the unit-RMS stream: the norms' gains are taken out. A channel whose gain is zero shows nothing, and counts for nothing.
+    fn means(self, gains: &[Vec<f32>]) -> Vec<Vec<f64>> {
+        let tokens = self.tokens.max(1) as f64;
+        let mean = |(sum, gain): (&f64, &f32)| match f64::from(*gain).powi(2) {
+            0.0 => 0.0,
+            square => sum / tokens / square,
+        };
+        self.sums.iter().zip(gains).map(|(sums, gains)| sums.iter().zip(gains).map(mean).collect()).collect()
+    }
+}
+
+/// Both observers in one pass.
+struct Both {
+    gram: Gram,
+    energies: Option<Energies>,
+}
+
+impl Observer for Both {
+    fn activation(&mut self, backend: &dyn Backend, site: Site, x: &Tensor) -> paring_ops::Result<()> {
+        self.gram.activation(backend, site, x)?;
+        self.energies.as_mut().map_or(Ok(()), |e| e.see(backend, site, x))
+    }
+}
+
+/// Runs `windows` through the teacher, `batch` of them at a time, and repairs the `down_proj` of every layer for every width, and the norms'
+/// gains for every width of the residual stream. `progress` is
 /// told the layers done; when it answers `false`, the work ends and so does this, with `false`.
 ///
 /// # Errors
@@ -36,21 +90,31 @@ pub fn repair(
     let (backend, arch) = (nested.backend(), nested.arch().clone());
     let teacher = nested.model(&nested.ranking().teacher().clone())?;
     let bytes = |l: usize| 4 * arch.layers[l].ffn.pow(2);
+    let narrower = arch.layers.iter().any(|l| widths.ffn.iter().any(|&k| k < l.ffn));
     let mut first = 0;
+    let sums = vec![vec![0.0; arch.hidden]; 2 * arch.layers.len() + 1];
+    let mut energies = Some(Energies { layers: arch.layers.len(), sums, tokens: 0 });
     while first < arch.layers.len() {
         let mut end = first + 1;
         while end < arch.layers.len() && (first..=end).map(bytes).sum::<usize>() <= widths.gram_bytes {
             end += 1;
         }
-        let mut gram = Gram::new(backend, &arch, first..end)?;
+        // Where no neurons go there is nothing to solve, and one pass shows all.
+        let (end, solved) = if narrower { (end, first..end) } else { (arch.layers.len(), 0..0) };
+        let mut both = Both { gram: Gram::new(backend, &arch, solved.clone())?, energies: energies.take() };
         for chunk in windows.chunks(batch.max(1)) {
             let batch = Batch::pack(chunk.iter().map(Vec::as_slice));
-            teacher.hidden(&mut Ctx::infer(backend).observe(&mut gram), &batch, None)?;
+            teacher.hidden(&mut Ctx::infer(backend).observe(&mut both), &batch, None)?;
             if !progress(first) {
                 return Ok(false);
             }
         }
-        let layers: Vec<usize> = (first..end).collect();
+        let Both { gram, energies: seen } = both;
+        if let Some(seen) = seen {
+            let gains = nested.gains()?;
+            nested.set_energies(seen.means(&gains));
+        }
+        let layers: Vec<usize> = solved.collect();
         for group in layers.chunks(widths.threads.max(1)) {
             for (layer, solved) in solve(nested, &gram, group, widths)? {
                 for (ffn, values) in solved {

@@ -93,7 +93,7 @@ fn a_view_is_the_student_that_is_really_cut() {
                 let mut nested = Nested::new(&weights, ranking.clone(), backend, dtype, 40).unwrap();
                 for student in students(&d) {
                     let plan = ranking.plan(&student).unwrap();
-                    assert_eq!(plan.student(), student);
+                    assert_eq!(ranking.plan(&student).unwrap().student(), student);
                     let cut = model(&Cut::new(&weights, &plan), backend, dtype).unwrap();
                     let view = nested.model(&student).unwrap();
                     let window = &windows()[0];
@@ -180,6 +180,16 @@ fn repaired_views_are_the_students_that_least_squares_makes() {
             cut.set(&spec, rows).unwrap();
             taken.set(&spec, nested.repaired(layer.layer, &student).unwrap().unwrap()).unwrap();
         }
+        // The norms' gains, from their definition: the mean square of what is kept of the unit-RMS stream.
+        for spec in paring_model::params(&cut.arch().clone()).iter().filter(|s| s.shape.len() == 1) {
+            let at = spec.layer.map(|l| plan.layers()[l].layer);
+            let gain = gain_by_hand(&whole, &backend, &all, plan.hidden(), spec.name.contains("post_attention"), at);
+            let got = nested.gain(spec, at, student.hidden);
+            assert!((got / gain - 1.0).abs() < 1e-4, "{}: {got} and not {gain}", spec.name);
+            let values: Vec<f32> = cut.read(spec).unwrap().into_iter().map(|g| g * gain as f32).collect();
+            cut.set(spec, values.clone()).unwrap();
+            taken.set(spec, values).unwrap();
+        }
         let (cut, taken) = (model(&cut, &backend, DType::F32).unwrap(), model(&taken, &backend, DType::F32).unwrap());
         let view = nested.model(&student).unwrap();
         let want = logits(&backend, &cut, &all[1]);
@@ -193,6 +203,60 @@ fn repaired_views_are_the_students_that_least_squares_makes() {
     assert_eq!(nested.repaired(0, &Dims { ffn: 7, ..d }).unwrap(), None);
     assert!(!repair(&mut nested, &all, 2, &widths, &mut |_| false).unwrap());
     assert!(repair(&mut nested, &[], 2, &widths, &mut |_| true).is_err());
+}
+
+/// The root of the mean square of the kept channels of `x / rms(x)` before one norm: the attention's or the MLP's of a layer, or the final.
+fn gain_by_hand(
+    m: &Model,
+    backend: &dyn Backend,
+    windows: &[Vec<u32>],
+    kept: &[usize],
+    mlp: bool,
+    layer: Option<usize>,
+) -> f64 {
+    if kept.len() == m.arch().hidden {
+        return 1.0;
+    }
+    struct Stream {
+        want: (usize, paring_exec::Tap),
+        seen: Vec<f32>,
+    }
+    impl paring_exec::Observer for Stream {
+        fn activation(
+            &mut self,
+            b: &dyn Backend,
+            s: paring_exec::Site,
+            x: &paring_tensor::Tensor,
+        ) -> paring_ops::Result<()> {
+            if (s.layer, s.tap) == self.want {
+                self.seen.extend(b.download(x)?);
+            }
+            Ok(())
+        }
+    }
+    use paring_exec::Tap::{AttnNorm, FinalNorm, MlpNorm};
+    let tap = if layer.is_none() {
+        FinalNorm
+    } else if mlp {
+        MlpNorm
+    } else {
+        AttnNorm
+    };
+    let mut stream = Stream { want: (layer.unwrap_or(m.arch().layers.len()), tap), seen: Vec::new() };
+    for window in windows {
+        m.hidden(&mut Ctx::infer(backend).observe(&mut stream), &Batch::pack([window.as_slice()]), None).unwrap();
+    }
+    // What a norm returns over its gain is the unit-RMS stream.
+    let name = match (layer, mlp) {
+        (None, _) => "model.norm.weight".to_string(),
+        (Some(l), false) => format!("model.layers.{l}.input_layernorm.weight"),
+        (Some(l), true) => format!("model.layers.{l}.post_attention_layernorm.weight"),
+    };
+    let id = m.specs().iter().find(|s| s.name == name).unwrap().id;
+    let gains = backend.download(&m.weight(id).tensor).unwrap();
+    let rows: Vec<&[f32]> = stream.seen.chunks(gains.len()).collect();
+    let square = |row: &&[f32]| kept.iter().map(|&c| f64::from(row[c] / gains[c]).powi(2)).sum::<f64>();
+    (rows.iter().map(square).sum::<f64>() / (rows.len() * kept.len()) as f64).sqrt()
 }
 
 #[test]

@@ -25,7 +25,7 @@ use budget::{Clock, Limit};
 use paring_checkpoint::{atomic, read_text};
 use paring_importance::ImportanceSet;
 use paring_optim::{AdamW, Schedule};
-use paring_prune::{Dims, Mutable, Space, Widths};
+use paring_prune::{Dims, Space, Widths};
 use paring_search::{
     Distillation, End, Latency, Losses, Nested, Phase, Prices, Proxy, Ranking, RepairWidths, Rung, dims_of, halve,
     repair,
@@ -110,7 +110,6 @@ struct Job<'a> {
     finalists: usize,
     distill_tokens: u64,
     texts: Texts,
-    mutable: Mutable,
     repaired: bool,
     hash: String,
     /// Importance that was measured before.
@@ -160,7 +159,6 @@ pub(crate) fn run(args: &Search) -> Result<()> {
         finalists,
         distill_tokens,
         texts,
-        mutable,
         repaired,
         hash,
         given,
@@ -338,7 +336,7 @@ impl Job<'_> {
         let teacher = Checkpoint(&self.source.opened);
         let longest = self.context.max(self.texts.heldout.longest());
         let mut nested = Nested::new(&teacher, ranking.clone(), self.session.backend(), self.dtype, longest)?;
-        if !self.repaired || widths.is_empty() {
+        if !self.repaired {
             return Ok(nested);
         }
         let layers = self.dims.layers as u64;
