@@ -32,8 +32,8 @@ pub(crate) enum Command {
     Fetch(Fetch),
     /// How long a model would take on a GPU, by a model of the GPU
     Bench(Bench),
-    /// Not built yet: candidates under a budget
-    Search(NotBuilt),
+    /// Candidates under a budget, scored; a few of them learn for a while
+    Search(Box<crate::args_search::Search>),
     /// Not built yet: teacher correction
     Correct(NotBuilt),
     /// Not built yet: teacher against student as a gate
@@ -201,6 +201,18 @@ pub(crate) struct Target {
     #[arg(long, value_name = "BUDGET")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) params: Option<String>,
+    /// What --params counts [default: non-embedding for a part, total for a number]
+    #[arg(long, value_enum, requires = "params")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) params_kind: Option<crate::args_search::ParamsKind>,
+    /// Sizes of a published student, such as llama-3.1-minitron-4b-width
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["params", "search"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) preset: Option<String>,
+    /// The student that `paring search` chose
+    #[arg(long, value_name = "FILE", conflicts_with = "params")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) search: Option<PathBuf>,
     /// How to repair what a cut broke, before any training [default: none for prune, least-squares for compress]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

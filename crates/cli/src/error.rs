@@ -104,6 +104,18 @@ impl From<paring_surgery::Error> for Failure {
     }
 }
 
+impl From<paring_search::Error> for Failure {
+    fn from(e: paring_search::Error) -> Self {
+        match e {
+            paring_search::Error::Model(e) => e.into(),
+            paring_search::Error::Prune(e) => e.into(),
+            paring_search::Error::Surgery(e) => e.into(),
+            paring_search::Error::Train(e) => e.into(),
+            e => Failure::input(e),
+        }
+    }
+}
+
 impl From<paring_engine::Error> for Failure {
     fn from(e: paring_engine::Error) -> Self {
         match e {

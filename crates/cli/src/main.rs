@@ -9,6 +9,7 @@ macro_rules! tell {
 
 mod args; // flags
 mod args_depth; // flags about layers
+mod args_search; // flags of `search`
 mod calibration; // the calibration pass
 mod card; // the model card
 mod commands; // what can be done
@@ -104,7 +105,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Inspect(a) => with_recipe!(a, "inspect", commands::inspect::run),
         Command::Fetch(a) => with_recipe!(a, "fetch", fetch::run),
         Command::Bench(a) => commands::bench::run(&a),
-        Command::Search(n) => not_built("search", &n),
+        Command::Search(a) => {
+            let a = *a;
+            with_recipe!(a, "search", commands::search::run)
+        }
         Command::Correct(n) => not_built("correct", &n),
         Command::Compare(n) => not_built("compare", &n),
         Command::Export(n) => not_built("export", &n),
@@ -115,7 +119,7 @@ fn dispatch(command: Command) -> Result<()> {
 
 fn not_built(name: &str, _: &NotBuilt) -> Result<()> {
     Err(Failure::input(format!(
-        "`paring {name}` is not built yet; what works: compress, importance, prune, distill, eval, generate, inspect, fetch, bench"
+        "`paring {name}` is not built yet; what works: compress, importance, prune, search, distill, eval, generate, inspect, fetch, bench"
     )))
 }
 

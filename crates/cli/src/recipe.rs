@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::Table;
 
 /// Keys that say which sizes the student has. Whoever gives one of them does not want the default recipe's budget too.
-const SIZES: [&str; 7] = ["hidden", "ffn", "heads", "kv-groups", "layers", "drop-layers", "params"];
+const SIZES: [&str; 9] = ["hidden", "ffn", "heads", "kv-groups", "layers", "drop-layers", "params", "preset", "search"];
 /// Keys that do not change a result.
 const NO_MATTER: [&str; 5] = ["threads", "json", "verbose", "dry-run", "force"];
 

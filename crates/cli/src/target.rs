@@ -1,9 +1,13 @@
 //! `--hidden`, `--ffn`, ..., `--drop-layers`, `--params`: what is asked of the student.
 use crate::{
     args::Target as Flags,
+    args_search::ParamsKind,
+    commands::search::{Choice, VERSION},
     error::{Failure, Result},
 };
+use paring_gpu_model::{PRESETS, Preset};
 use paring_prune::{Dims, Mutable, ParamTarget, SearchOptions, Target, choose_shape};
+use std::path::Path;
 
 /// The target that the flags describe. With `--params`, axes that are given stay as given and the others are chosen.
 pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
@@ -20,9 +24,15 @@ pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
         layers: flags.layers,
         drop_layers,
     };
+    if let Some(file) = &flags.search {
+        return searched(file, &given, teacher);
+    }
+    if let Some(name) = &flags.preset {
+        return published(name, &given, teacher);
+    }
     let Some(budget) = &flags.params else {
         return if given == Target::default() {
-            let what = "what to cut? give --params (0.5 of the non-embedding parameters, or a number like 4.5B), or any of --hidden \
+            let what = "what to cut? give --params (0.5 of the non-embedding parameters, or a number like 4.5B), --preset, --search, or any of --hidden \
                         --ffn --heads --kv-groups --layers --drop-layers";
             Err(Failure::input(what))
         } else {
@@ -37,11 +47,15 @@ pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
         ffn: given.ffn.is_none(),
         ..Mutable::default()
     };
-    let part = match param_target(budget)? {
+    let part = match param_target(budget, flags.params_kind)? {
         ParamTarget::Fraction(part) if fixed != *teacher => {
             // A part of the teacher's parameters, not of what the given axes leave.
             let of = |d: &Dims| paring_prune::count_params(d).non_embedding as f64;
             ParamTarget::Fraction(part * of(teacher) / of(&fixed))
+        }
+        ParamTarget::FractionOfTotal(part) if fixed != *teacher => {
+            let of = |d: &Dims| paring_prune::count_params(d).total as f64;
+            ParamTarget::FractionOfTotal(part * of(teacher) / of(&fixed))
         }
         other => other,
     };
@@ -55,8 +69,87 @@ pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
     })
 }
 
-/// `0.5`, or `4.5B`, `90M`, `120k`, `1234567`.
-fn param_target(text: &str) -> Result<ParamTarget> {
+/// What `paring search` chose. Flags that say more are refused: the choice is one of whole shapes.
+fn searched(file: &Path, given: &Target, teacher: &Dims) -> Result<Target> {
+    let shown = paring_checkpoint::shown_path(file);
+    if *given != Target::default() {
+        return Err(Failure::input(format!(
+            "--search {shown} says all sizes; expected none of --hidden, --ffn, ... beside it"
+        )));
+    }
+    let choice = choice(file)?;
+    if choice.teacher != *teacher {
+        return Err(Failure::input(format!(
+            "{shown}: is of a teacher of other sizes ({:?}, this one has {teacher:?}); search again with this model",
+            choice.teacher
+        )));
+    }
+    choice.target.student(teacher).map_err(|e| Failure::from(e).at(&shown))?;
+    Ok(choice.target)
+}
+
+/// Refuses a search of another model than the one with this hash; says nothing when no search is named.
+pub(crate) fn check_search(flags: &Flags, hash: &str) -> Result<()> {
+    let Some(file) = &flags.search else { return Ok(()) };
+    let found = choice(file)?.teacher_hash;
+    if found == hash {
+        return Ok(());
+    }
+    Err(Failure::input(format!(
+        "{}: is of another model (hash {}, this one has {hash}); search again with this model",
+        paring_checkpoint::shown_path(file),
+        paring_checkpoint::shown(&found)
+    )))
+}
+
+fn choice(file: &Path) -> Result<Choice> {
+    let shown = paring_checkpoint::shown_path(file);
+    let wrong = |e: &dyn std::fmt::Display| Failure::input(format!("{shown}: is no result of `paring search`: {e}"));
+    let mut json = paring_checkpoint::read_json(file, &paring_checkpoint::Limits::default())?;
+    let chosen = json.get_mut("chosen").map(serde_json::Value::take).ok_or_else(|| wrong(&"it has no `chosen`"))?;
+    let choice: Choice = serde_json::from_value(chosen).map_err(|e| wrong(&e))?;
+    if choice.version != VERSION {
+        return Err(wrong(&format!("version {}, expected {VERSION}", choice.version)));
+    }
+    Ok(choice)
+}
+
+/// The published model of a name: `paring-gpu-model` has the one table of them.
+pub(crate) fn preset(name: &str) -> Result<Preset> {
+    Preset::named(name).ok_or_else(|| {
+        let known = PRESETS.map(|p| p.name).join(", ");
+        Failure::input(format!("--preset {}: expected one of {known}", paring_checkpoint::shown(name)))
+    })
+}
+
+/// Sizes of a published student, where they differ from the teacher's; axes that are given stay as given.
+fn published(name: &str, given: &Target, teacher: &Dims) -> Result<Target> {
+    let shape = preset(name)?.shape();
+    let Some(layer) = shape.layers.first() else {
+        return Err(Failure::input(format!("--preset {name}: has no layers")));
+    };
+    if shape.head_dim as usize != teacher.head_dim {
+        return Err(Failure::input(format!(
+            "--preset {name}: has heads of {} channels and the model of {}; no cut makes one of the other",
+            shape.head_dim, teacher.head_dim
+        )));
+    }
+    let changed = |to: u32, from: usize| (to as usize != from).then_some(to as usize);
+    let layers = if given.drop_layers.is_some() { None } else { changed(shape.layers.len() as u32, teacher.layers) };
+    let target = Target {
+        hidden: given.hidden.or(changed(shape.hidden, teacher.hidden)),
+        ffn: given.ffn.or(changed(layer.ffn, teacher.ffn)),
+        heads: given.heads.or(changed(layer.heads, teacher.heads)),
+        kv_groups: given.kv_groups.or(changed(layer.kv_heads, teacher.kv_groups)),
+        layers: given.layers.or(layers),
+        drop_layers: given.drop_layers.clone(),
+    };
+    target.student(teacher).map_err(|e| Failure::from(e).at(format!("--preset {name}")))?;
+    Ok(target)
+}
+
+/// `0.5`, or `4.5B`, `90M`, `120k`, `1234567`; a part is of the non-embedding parameters and a number counts all, unless `kind` says other.
+pub(crate) fn param_target(text: &str, kind: Option<ParamsKind>) -> Result<ParamTarget> {
     let wrong = || {
         let text = paring_checkpoint::shown(text);
         Failure::input(format!(
@@ -73,10 +166,12 @@ fn param_target(text: &str) -> Result<ParamTarget> {
     if !value.is_finite() || value <= 0.0 || 1e15 < value * unit {
         return Err(wrong());
     }
-    Ok(if unit == 1.0 && value <= 1.0 {
-        ParamTarget::Fraction(value)
-    } else {
-        ParamTarget::Absolute((value * unit).round() as u64)
+    let (part, number) = (value, (value * unit).round() as u64);
+    Ok(match (unit == 1.0 && value <= 1.0, kind) {
+        (true, Some(ParamsKind::Total)) => ParamTarget::FractionOfTotal(part),
+        (true, _) => ParamTarget::Fraction(part),
+        (false, Some(ParamsKind::NonEmbedding)) => ParamTarget::AbsoluteNonEmbedding(number),
+        (false, _) => ParamTarget::Absolute(number),
     })
 }
 
@@ -115,12 +210,67 @@ mod tests {
         for bad in ["", "a", "3..=1", "1..3", "99999999", "1,,2", "-1"] {
             assert_eq!(layer_list(bad).unwrap_err().code, 2, "{bad}");
         }
-        assert_eq!(param_target("0.5").unwrap(), ParamTarget::Fraction(0.5));
-        assert_eq!(param_target("4.5B").unwrap(), ParamTarget::Absolute(4_500_000_000));
-        assert_eq!(param_target("90M").unwrap(), ParamTarget::Absolute(90_000_000));
+        let read = |text, kind| param_target(text, kind).unwrap();
+        assert_eq!(read("0.5", None), ParamTarget::Fraction(0.5));
+        assert_eq!(read("4.5B", None), ParamTarget::Absolute(4_500_000_000));
+        assert_eq!(read("90M", None), ParamTarget::Absolute(90_000_000));
+        assert_eq!(read("0.5", Some(ParamsKind::Total)), ParamTarget::FractionOfTotal(0.5));
+        assert_eq!(read("0.5", Some(ParamsKind::NonEmbedding)), ParamTarget::Fraction(0.5));
+        assert_eq!(read("90M", Some(ParamsKind::NonEmbedding)), ParamTarget::AbsoluteNonEmbedding(90_000_000));
         for bad in ["", "x", "-1", "0", "nan", "inf", "B", "1e300B"] {
-            assert_eq!(param_target(bad).unwrap_err().code, 2, "{bad}");
+            assert_eq!(param_target(bad, None).unwrap_err().code, 2, "{bad}");
         }
+    }
+
+    #[test]
+    fn published_students_are_cut_from_their_teachers_and_from_no_other() {
+        let sizes = |layers, hidden, ffn| Dims {
+            layers,
+            hidden,
+            ffn,
+            heads: 32,
+            kv_groups: 8,
+            head_dim: 128,
+            vocab: 128_256,
+            tied: false,
+        };
+        let llama = sizes(32, 4096, 14_336);
+        let ask = |name: &str| Flags { preset: Some(name.into()), ..Flags::default() };
+        let student = |name: &str| target(&ask(name), &llama).and_then(|t| Ok(t.student(&llama)?));
+        assert_eq!(student("llama-3.1-minitron-4b-width").unwrap(), sizes(32, 3072, 9216));
+        assert_eq!(student("Llama-3.1-Minitron-4B-Depth").unwrap(), sizes(16, 4096, 14_336));
+        for bad in ["mistral-nemo-12b", "nemotron-4-15b", "no-such-model"] {
+            assert_eq!(student(bad).unwrap_err().code, 2, "{bad}");
+        }
+        let other = Dims { head_dim: 64, ..llama };
+        let error = target(&ask("minitron-4b"), &other).unwrap_err();
+        assert!(error.code == 2 && error.message.contains("heads of 128 channels"), "{error}");
+    }
+
+    #[test]
+    fn a_search_is_taken_by_its_own_teacher_and_alone() {
+        let teacher =
+            Dims { layers: 8, hidden: 192, ffn: 576, heads: 6, kv_groups: 2, head_dim: 32, vocab: 4096, tied: true };
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("search.json");
+        let chosen = Target { ffn: Some(256), drop_layers: Some(vec![3]), ..Target::default() };
+        let write = |version: u32| {
+            let json = serde_json::json!({"chosen": {"version": version, "teacher_hash": "abc", "teacher": teacher, "target": chosen}});
+            std::fs::write(&file, json.to_string()).unwrap();
+        };
+        write(VERSION);
+        let flags = Flags { search: Some(file.clone()), ..Flags::default() };
+        assert_eq!(target(&flags, &teacher).unwrap(), chosen);
+        assert!(check_search(&flags, "abc").is_ok() && check_search(&Flags::default(), "other").is_ok());
+        assert!(check_search(&flags, "other").is_err_and(|e| e.code == 2 && e.message.contains("another model")));
+        let more = Flags { hidden: Some(96), ..flags.clone() };
+        assert!(target(&more, &teacher).is_err_and(|e| e.code == 2 && e.message.contains("says all sizes")));
+        let larger = Dims { layers: 9, ..teacher };
+        assert!(target(&flags, &larger).is_err_and(|e| e.code == 2 && e.message.contains("other sizes")));
+        write(VERSION + 1);
+        assert!(target(&flags, &teacher).is_err_and(|e| e.code == 2 && e.message.contains("version")));
+        std::fs::write(&file, "{}").unwrap();
+        assert!(target(&flags, &teacher).is_err_and(|e| e.code == 2 && e.message.contains("no result")));
     }
 
     #[test]

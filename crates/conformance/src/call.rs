@@ -35,12 +35,23 @@ pub(crate) struct Operand {
     pub(crate) rows: Rows,
     /// An output whose old values are read.
     pub(crate) accumulates: bool,
+    /// Columns that lie between the rows: then it is a view of a wider matrix.
+    pub(crate) gap: usize,
 }
 
 impl Operand {
     pub(crate) fn f32(what: &'static str, dims: &[usize], values: Vec<f32>) -> Self {
         let dims = dims.to_vec();
-        Operand { what, dims, dtype: DType::F32, values, types: Types::F32, rows: Rows::Given, accumulates: false }
+        Operand {
+            what,
+            dims,
+            dtype: DType::F32,
+            values,
+            types: Types::F32,
+            rows: Rows::Given,
+            accumulates: false,
+            gap: 0,
+        }
     }
 
     /// A weight of type `dtype`.
@@ -72,7 +83,23 @@ impl Operand {
         Operand { rows, ..self }
     }
 
+    /// A view of the first columns of a matrix that has `gap` more.
+    pub(crate) fn with_gap(self, gap: usize) -> Self {
+        Operand { gap, ..self }
+    }
+
     pub(crate) fn upload(&self, backend: &dyn Backend) -> Result<Tensor> {
+        if let ([rows, columns], true) = (&self.dims[..], 0 < self.gap) {
+            let mut wide = Vec::with_capacity(rows * (columns + self.gap));
+            for row in 0..*rows {
+                wide.extend(&self.values[row * columns..(row + 1) * columns]);
+                // What must not be read, or must not matter.
+                wide.resize(wide.len() + self.gap, 1e3);
+            }
+            let shape = Shape::new(&[*rows, columns + self.gap]).map_err(Error::in_op("conformance"))?;
+            let matrix = backend.upload(&wide, self.dtype, shape)?;
+            return matrix.first_columns(*columns).map_err(Error::in_op("conformance"));
+        }
         let shape = Shape::new(&self.dims).map_err(Error::in_op("conformance"))?;
         backend.upload(&self.values, self.dtype, shape)
     }

@@ -99,7 +99,7 @@ impl Case {
     pub fn bytes(&self) -> Result<f64> {
         let bytes = match self.op {
             // Of the table, only the rows that are named.
-            Op::Embed { t, d, dtype, .. } => t * (4 * d + dtype.bytes(d)),
+            Op::Embed { t, d, dtype, .. } | Op::EmbedView { t, d, dtype, .. } => t * (4 * d + dtype.bytes(d)),
             Op::EmbedBackward { t, d, .. } => t * d * 3 * 4,
             _ => self.call()?.bytes(),
         };
@@ -221,6 +221,16 @@ impl Case {
                 let w = self.weight(0, "w", &[v, d], dtype).with_rows(Rows::OrMore);
                 Call::new([Operand::out("y", &[t, d])], [w], move |b, [y], [w]| b.embed(y, &ids, w).map(none))
             }
+            Op::EmbedView { t, v, d, gap, dtype } => {
+                let ids = self.indices(t, v);
+                let w = self.weight(0, "w", &[v, d], dtype).with_rows(Rows::OrMore).with_gap(gap);
+                Call::new([Operand::out("y", &[t, d])], [w], move |b, [y], [w]| b.embed(y, &ids, w).map(none))
+            }
+            Op::LinearView { t, k, n, gap, dtype } => Call::new(
+                [Operand::out("y", &[t, n])],
+                [self.f32(0, "x", &[t, k]), self.weight(1, "w", &[n, k], dtype).with_gap(gap)],
+                |b, [y], [x, w]| b.linear(y, x, w).map(none),
+            ),
             Op::EmbedBackward { t, v, d } => {
                 let ids = self.indices(t, v);
                 Call::new(

@@ -88,6 +88,22 @@ pub enum Op {
         n: usize,
         dtype: DType,
     },
+    /// The table is a view of a matrix with `gap` columns more.
+    EmbedView {
+        t: usize,
+        v: usize,
+        d: usize,
+        gap: usize,
+        dtype: DType,
+    },
+    /// The weight is a view of a matrix with `gap` columns more.
+    LinearView {
+        t: usize,
+        k: usize,
+        n: usize,
+        gap: usize,
+        dtype: DType,
+    },
     LinearDx {
         t: usize,
         k: usize,
@@ -219,9 +235,9 @@ impl Op {
             Op::GatedBackward { .. } => "gated_backward",
             Op::Activation { .. } => "activation",
             Op::ActivationBackward { .. } => "activation_backward",
-            Op::Embed { .. } => "embed",
+            Op::Embed { .. } | Op::EmbedView { .. } => "embed",
             Op::EmbedBackward { .. } => "embed_backward",
-            Op::Linear { .. } => "linear",
+            Op::Linear { .. } | Op::LinearView { .. } => "linear",
             Op::LinearDx { .. } => "linear_dx",
             Op::LinearDw { .. } => "linear_dw",
             Op::RmsNorm { .. } => "rms_norm",
@@ -255,7 +271,7 @@ impl Op {
         match self {
             Op::Alloc { .. } | Op::Zeros { .. } | Op::Upload { .. } | Op::UploadBytes { .. } => 0.0,
             Op::Convert { .. } | Op::Fill { .. } | Op::WriteRows { .. } => 0.0,
-            Op::Embed { .. } | Op::Accumulate { accum: Accum::Set, .. } => 0.0,
+            Op::Embed { .. } | Op::EmbedView { .. } | Op::Accumulate { accum: Accum::Set, .. } => 0.0,
             Op::Add { n } | Op::Accumulate { n, .. } | Op::Scale { n } => *n as f64,
             Op::SumSquares { n } => 2.0 * *n as f64,
             // Of SiLU; the others differ by a few.
@@ -264,9 +280,10 @@ impl Op {
             Op::ActivationBackward { n, .. } => 9.0 * *n as f64,
             Op::GatedBackward { n, .. } => 11.0 * *n as f64,
             Op::EmbedBackward { t, d, .. } => (t * d) as f64,
-            Op::Linear { t, k, n, .. } | Op::LinearDx { t, k, n, .. } | Op::LinearDw { t, k, n, .. } => {
-                product(*t, *k, *n)
-            }
+            Op::Linear { t, k, n, .. }
+            | Op::LinearView { t, k, n, .. }
+            | Op::LinearDx { t, k, n, .. }
+            | Op::LinearDw { t, k, n, .. } => product(*t, *k, *n),
             Op::RmsNorm { t, d, .. } => 4.0 * (t * d) as f64,
             Op::AddRmsNorm { t, d, .. } => 5.0 * (t * d) as f64,
             Op::RmsNormBackward { t, d, .. } => 10.0 * (t * d) as f64,

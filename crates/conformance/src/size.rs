@@ -35,9 +35,11 @@ pub(crate) fn sizes(case: &Case, call: &Call, want: &Outcome) -> Result<Sizes> {
         Op::Alloc { .. } | Op::Zeros { .. } | Op::Upload { .. } | Op::UploadBytes { .. } => exact(),
         Op::Convert { .. } | Op::Fill { .. } | Op::WriteRows { .. } => exact(),
         // One rounding each, which IEEE 754 prescribes.
-        Op::Add { .. } | Op::Accumulate { .. } | Op::Scale { .. } | Op::Embed { .. } => exact(),
+        Op::Add { .. } | Op::Accumulate { .. } | Op::Scale { .. } => exact(),
+        Op::Embed { .. } | Op::EmbedView { .. } => exact(),
         Op::SumSquares { .. } => (Vec::new(), want.numbers.clone()),
-        Op::EmbedBackward { .. } | Op::Linear { .. } | Op::LinearDx { .. } | Op::LinearDw { .. } => {
+        Op::EmbedBackward { .. } => (f32s(absolute(call)?), Vec::new()),
+        Op::Linear { .. } | Op::LinearView { .. } | Op::LinearDx { .. } | Op::LinearDw { .. } => {
             (f32s(absolute(call)?), Vec::new())
         }
         Op::RmsNorm { .. } => (f32s(absolute(call)?), Vec::new()),

@@ -61,6 +61,7 @@ fn rows() -> Vec<Case> {
     for (t, v, d) in [(1, 1, 1), (5, 3, 7), (0, 3, 4), (65, 17, 33), (200, 1000, 64)] {
         ops.extend([F32, BF16].map(|dtype| Op::Embed { t, v, d, dtype }));
         ops.push(Op::EmbedBackward { t, v, d });
+        ops.extend([(F32, 1), (BF16, 3), (BF16, 8)].map(|(dtype, gap)| Op::EmbedView { t, v, d, gap, dtype }));
     }
     let mut cases = cross(ops, &[Values::Normal, OUTLIERS[1]]);
     cases.extend(cross([Op::Embed { t: 9, v: 5, d: 20, dtype: BF16 }], &[Values::Special]));
@@ -95,6 +96,11 @@ fn linear(t: usize, k: usize, n: usize, dtype: DType) -> Vec<Op> {
 fn products() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in [F32, BF16] {
+        // Behind the columns of a view there are numbers.
+        for (t, k, n) in PRODUCTS {
+            let views = [1, 24].map(|gap| Op::LinearView { t, k, n, gap, dtype });
+            cases.extend(cross(views, &[Values::Normal]));
+        }
         cases.extend(cross(PRODUCTS.iter().flat_map(|&(t, k, n)| linear(t, k, n, dtype)), &[Values::Normal]));
         let hard = [OUTLIERS[0], OUTLIERS[1], Values::Zeros, Values::Tiny];
         for (t, k, n) in [(3, 5, 7), (33, 300, 47)] {

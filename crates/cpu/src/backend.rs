@@ -9,9 +9,10 @@ use crate::{
 use half::bf16;
 use paring_ops::{
     Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_add_rms_norm,
-    want_attention, want_elements, want_gradients, want_halves, want_indices, want_len, want_moments, want_rope,
+    want_attention, want_contiguous, want_elements, want_gradients, want_halves, want_indices, want_len, want_moments,
+    want_rope,
 };
-use paring_tensor::{DType, HostBuffer, HostPool, Memory, Shape, Tensor, from_f32};
+use paring_tensor::{DType, Element, HostBuffer, HostPool, Memory, Shape, Tensor, from_f32};
 
 /// The backend. Cheap to share: everything takes `&self`.
 #[derive(Debug)]
@@ -83,6 +84,17 @@ fn read_bf16<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [bf16]> {
     HostBuffer::slice(t).map_err(Error::in_op(op))
 }
 
+/// The elements of a weight or a table, which may be a view of columns.
+fn strided<'a, E: Element>(op: &'static str, t: &'a Tensor) -> Result<&'a [E]> {
+    HostBuffer::strided(t).map_err(Error::in_op(op))
+}
+
+/// Rows of a view of columns without the gaps between them.
+fn gathered<E: Element>(op: &'static str, w: &Tensor) -> Result<Vec<E>> {
+    let (from, k) = (strided::<E>(op, w)?, w.n_cols());
+    Ok((0..w.n_rows()).flat_map(|row| &from[row * w.row_stride()..][..k]).copied().collect())
+}
+
 fn write_bf16<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mut [bf16]> {
     HostBuffer::slice_mut(t).map_err(Error::in_op(op))
 }
@@ -95,9 +107,15 @@ fn in_large_pages(tensor: Tensor) -> paring_tensor::Result<Tensor> {
 
 /// A weight as an operand, and whether activations are rounded to bf16 beside it.
 fn weight<'a>(op: &'static str, w: &'a Tensor) -> Result<(Mat<'a>, bool)> {
+    want_contiguous(op, w)?;
+    weight_view(op, w)
+}
+
+/// As [`weight`], also of a view of columns.
+fn weight_view<'a>(op: &'static str, w: &'a Tensor) -> Result<(Mat<'a>, bool)> {
     match w.dtype() {
-        DType::F32 => Ok((Mat::rows(read(op, w)?, w.n_cols(), false), false)),
-        DType::BF16 => Ok((Mat::rows_bf16(HostBuffer::slice::<bf16>(w).map_err(Error::in_op(op))?, w.n_cols()), true)),
+        DType::F32 => Ok((Mat::rows(strided(op, w)?, w.row_stride(), false), false)),
+        DType::BF16 => Ok((Mat::rows_bf16(strided(op, w)?, w.row_stride()), true)),
         DType::F16 => Err(Error::Unsupported { op, what: "an f16 weight (convert it to bf16 or f32)".into() }),
         DType::Q8_0 | DType::Q4_0 | DType::Q4_1 => {
             Err(Error::Unsupported { op, what: format!("a {} weight", w.dtype()) })
@@ -269,19 +287,19 @@ impl Backend for Cpu {
 
     fn embed(&self, y_td: &mut Tensor, ids: &[u32], w_vd: &Tensor) -> Result<()> {
         let op = "embed";
-        let d = w_vd.n_cols();
+        let (d, ld) = (w_vd.n_cols(), w_vd.row_stride());
         want_2d(op, "y", y_td, ids.len(), d)?;
         want_indices(op, ids, w_vd.n_rows(), false)?;
         let y = write(op, y_td)?;
         match w_vd.dtype() {
             DType::F32 => {
-                let w = read(op, w_vd)?;
-                y.chunks_mut(d.max(1)).zip(ids).for_each(|(y, &i)| y.copy_from_slice(&w[i as usize * d..][..d]));
+                let w = strided::<f32>(op, w_vd)?;
+                y.chunks_mut(d.max(1)).zip(ids).for_each(|(y, &i)| y.copy_from_slice(&w[i as usize * ld..][..d]));
             }
             DType::BF16 => {
-                let w = HostBuffer::slice::<bf16>(w_vd).map_err(Error::in_op(op))?;
+                let w = strided::<bf16>(op, w_vd)?;
                 for (y, &i) in y.chunks_mut(d.max(1)).zip(ids) {
-                    y.iter_mut().zip(&w[i as usize * d..][..d]).for_each(|(y, w)| *y = w.to_f32());
+                    y.iter_mut().zip(&w[i as usize * ld..][..d]).for_each(|(y, w)| *y = w.to_f32());
                 }
             }
             DType::F16 => return Err(Error::Unsupported { op, what: "an f16 table".into() }),
@@ -317,14 +335,19 @@ impl Backend for Cpu {
             quant::linear(self.isa, &self.threads, write(op, y_tn)?, n, k, read(op, x_tk)?, w);
             return Ok(());
         }
-        let ((w, round), x, y) = (weight(op, w_nk)?, read(op, x_tk)?, write(op, y_tn)?);
+        let ((w, round), x, y) = (weight_view(op, w_nk)?, read(op, x_tk)?, write(op, y_tn)?);
         if !gemm::few_rows(t) {
             let kept = HostBuffer::derived::<Packed>(w_nk).filter(|kept| kept.fits(self.isa, k, n));
             let w = kept.map_or(Columns::Mat(w.t()), Columns::Packed);
             gemm::gemm(self.isa, &self.threads, y, false, t, n, k, Mat::rows(x, k, round), w);
+        } else if !w_nk.is_contiguous() {
+            // These kernels read rows of w as one run. Views are for scoring whole windows, so a copy for a few rows is no matter.
+            match round {
+                true => gemm::dots(self.isa, &self.threads, y, n, k, x, &gathered::<bf16>(op, w_nk)?),
+                false => gemm::dots(self.isa, &self.threads, y, n, k, x, &gathered::<f32>(op, w_nk)?),
+            }
         } else if round {
-            let w = HostBuffer::slice::<bf16>(w_nk).map_err(Error::in_op(op))?;
-            gemm::dots(self.isa, &self.threads, y, n, k, x, w);
+            gemm::dots(self.isa, &self.threads, y, n, k, x, strided::<bf16>(op, w_nk)?);
         } else {
             gemm::dots(self.isa, &self.threads, y, n, k, x, read(op, w_nk)?);
         }

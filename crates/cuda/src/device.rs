@@ -7,7 +7,7 @@ use crate::{
     modules::MODULES,
     staging::Staging,
 };
-use paring_ops::{Error, Result};
+use paring_ops::{Error, Result, want_contiguous};
 use paring_tensor::{DType, Shape, Tensor};
 use std::{
     any::Any,
@@ -144,7 +144,16 @@ impl Device {
     }
 
     /// Where a tensor of any type begins.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when it is not on this device, or a view of columns.
     pub(crate) fn address(&self, op: &'static str, t: &Tensor) -> Result<Address> {
+        want_contiguous(op, t)?;
+        self.view_address(op, t)
+    }
+
+    /// As [`Device::address`], also of a view of columns.
+    pub(crate) fn view_address(&self, op: &'static str, t: &Tensor) -> Result<Address> {
         let buffer = (t.buffer() as &dyn Any).downcast_ref::<DeviceBuffer>().filter(|b| b.is_of(&self.pool));
         let foreign = Error::Tensor { op, source: paring_tensor::Error::ForeignBuffer };
         Ok(buffer.ok_or(foreign)?.address().add(t.byte_range().start))

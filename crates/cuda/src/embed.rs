@@ -38,14 +38,28 @@ pub(crate) fn embed(device: &Device, y_td: &mut Tensor, ids: &[u32], w_vd: &Tens
         DType::Q4_0 => ("embed_q4_0", 2),
         DType::Q4_1 => ("embed_q4_1", 2),
     };
-    let (w, y) = (device.read(op, w_vd, dtype)?, device.write(op, y_td, DType::F32)?);
+    let (mut w, y) = (device.view_address(op, w_vd)?, device.write(op, y_td, DType::F32)?);
     let (tokens, columns) = (size(op, ids.len())?, size(op, d)?);
     if tokens == 0 || d == 0 {
         return Ok(());
     }
+    // The kernels read rows without gaps: of a view of columns the rows that are named are copied together first, in the order of tokens.
+    let mut ids = std::borrow::Cow::Borrowed(ids);
+    let _rows = if w_vd.is_contiguous() {
+        None
+    } else {
+        let (row, stride) = (dtype.bytes(d), dtype.bytes(w_vd.row_stride()));
+        let rows = device.scratch(op, ids.len() * row)?;
+        for (t, &id) in ids.iter().enumerate() {
+            device.copy(op, rows.address().add(t * row), w.add(id as usize * stride), row)?;
+        }
+        w = rows.address();
+        ids = (0..tokens).collect();
+        Some(rows)
+    };
     let vector = d.is_multiple_of(4) && aligned(&[(w, bytes), (y, 16)]);
     let each = if vector || dtype.is_quantised() { 4 } else { 1 };
-    let ids = device.upload_slice(op, ids)?;
+    let ids = device.upload_slice(op, &ids)?;
     let launch = Launch::linear(entry, tokens, row_threads(d, each, THREADS));
     device.launch(op, launch, Embed { w, ids: ids.address(), y, d: columns, vector: u32::from(vector) })
 }

@@ -74,14 +74,15 @@ pub trait Backend: Send + Sync + Debug {
 
     // ---- rows of a table ----
 
-    /// `y_td[t] = w_vd[ids[t]]`; `w` f32, bf16, or quantised.
+    /// `y_td[t] = w_vd[ids[t]]`; `w` f32, bf16, or quantised; also a view of columns ([`Tensor::first_columns`]).
     fn embed(&self, y_td: &mut Tensor, ids: &[u32], w_vd: &Tensor) -> Result<()>;
     /// `dw_vd[ids[t]] += dy_td[t]`, in the order of tokens.
     fn embed_backward(&self, dw_vd: &mut Tensor, dy_td: &Tensor, ids: &[u32]) -> Result<()>;
 
     // ---- linear maps: w_nk as in y = x w^T ----
 
-    /// `y_tn = x_tk w_nk^T`, in the type of `w`: f32, bf16, or quantised.
+    /// `y_tn = x_tk w_nk^T`, in the type of `w`: f32, bf16, or quantised. `w` may be a view of columns ([`Tensor::first_columns`]), which no
+    /// other operation takes; the result is bit for bit that with a copy of the view.
     fn linear(&self, y_tn: &mut Tensor, x_tk: &Tensor, w_nk: &Tensor) -> Result<()>;
     /// `dx_tk (+)= dy_tn w_nk`, in the type of `w`: f32 or bf16.
     fn linear_dx(&self, dx_tk: &mut Tensor, accum: Accum, dy_tn: &Tensor, w_nk: &Tensor) -> Result<()>;

@@ -63,6 +63,7 @@ pub fn want_add_rms_norm(
     want_elements(op, "w", w, d)?;
     for x in [sum, y, rstd] {
         want_dtype(op, x, DType::F32)?;
+        want_contiguous(op, x)?;
         x.buffer_mut().map_err(Error::in_op(op))?;
     }
     Ok(())
@@ -93,6 +94,15 @@ pub fn want_moments(op: &'static str, m: &Tensor, v: &Tensor, grad: &Tensor, ele
         DType::F32 | DType::BF16 => Ok(()),
         dtype => Err(Error::Unsupported { op, what: format!("moments in {dtype}") }),
     }
+}
+
+/// `tensor` must not be a view of columns.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn want_contiguous(op: &'static str, tensor: &Tensor) -> Result<()> {
+    let strided = paring_tensor::Error::Strided { shape: tensor.shape() };
+    if tensor.is_contiguous() { Ok(()) } else { Err(Error::Tensor { op, source: strided }) }
 }
 
 fn want_dtype(op: &'static str, tensor: &Tensor, want: DType) -> Result<()> {

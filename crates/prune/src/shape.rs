@@ -11,7 +11,7 @@
 //! perplexities of SmolLM2-135M-Instruct after cutting one axis at a time, without training, so `cost` is roughly the rise of the
 //! log perplexity in nats: ffn 1536 -> 1024 / 768 (with least squares) 0.73 / 1.16; hidden 576 -> 512 / 448 1.13 / 2.92; 3 / 6 / 10
 //! of 30 layers 0.38 / 0.86 / 1.93. Equal costs are decided by the order of the search: more layers first, then wider.
-use crate::{Dims, Error, Result, Target, count_params};
+use crate::{Dims, Error, Result, Space, Target, Widths, count_params};
 
 /// Fitted to 0.73 and 1.16 nats at two thirds and one half of the neurons.
 const FFN_WEIGHT: f64 = 2.6;
@@ -34,6 +34,33 @@ pub enum ParamTarget {
     Fraction(f64),
     /// This many parameters in total, embedding included, as models are named.
     Absolute(u64),
+    /// This part of all of the teacher's parameters, above 0 and at most 1.
+    FractionOfTotal(f64),
+    /// This many parameters outside the embedding and an untied head.
+    AbsoluteNonEmbedding(u64),
+}
+
+impl ParamTarget {
+    /// The number of parameters that is asked for, and how a model's are counted against it.
+    ///
+    /// # Errors
+    /// [`Error::Budget`] for a part that is none.
+    pub fn budget(self, teacher: &Dims) -> Result<(f64, fn(&Dims) -> u64)> {
+        let total: fn(&Dims) -> u64 = |d| count_params(d).total;
+        let non_embedding: fn(&Dims) -> u64 = |d| count_params(d).non_embedding;
+        let (part, count) = match self {
+            ParamTarget::Absolute(n) => return Ok((n as f64, total)),
+            ParamTarget::AbsoluteNonEmbedding(n) => return Ok((n as f64, non_embedding)),
+            ParamTarget::Fraction(part) => (part, non_embedding),
+            ParamTarget::FractionOfTotal(part) => (part, total),
+        };
+        if part > 0.0 && part <= 1.0 {
+            return Ok((part * count(teacher) as f64, count));
+        }
+        Err(Error::Budget {
+            what: format!("a part of {part} of the teacher's parameters, expected above 0 and at most 1"),
+        })
+    }
 }
 
 /// Which axes the search may cut.
@@ -47,12 +74,14 @@ pub struct Mutable {
     pub ffn: bool,
     /// Query heads, the same number from every key/value group.
     pub heads: bool,
+    /// Key/value groups, with their query heads.
+    pub kv_groups: bool,
 }
 
 impl Default for Mutable {
     /// All but the heads, which are worth more than their parameters (arXiv 2408.11796, insights).
     fn default() -> Self {
-        Mutable { layers: true, hidden: true, ffn: true, heads: false }
+        Mutable { layers: true, hidden: true, ffn: true, heads: false, kv_groups: false }
     }
 }
 
@@ -78,17 +107,7 @@ impl Default for SearchOptions {
 /// [`Error::Dims`], or [`Error::Budget`] for a budget that the teacher does not reach or the smallest candidate exceeds.
 pub fn choose_shape(teacher: &Dims, target: ParamTarget, options: &SearchOptions) -> Result<Target> {
     teacher.check()?;
-    let (budget, count): (f64, fn(&Dims) -> u64) = match target {
-        ParamTarget::Fraction(part) if part > 0.0 && part <= 1.0 => {
-            (part * count_params(teacher).non_embedding as f64, |d| count_params(d).non_embedding)
-        }
-        ParamTarget::Fraction(part) => {
-            return Err(Error::Budget {
-                what: format!("a part of {part} of the teacher's parameters, expected above 0 and at most 1"),
-            });
-        }
-        ParamTarget::Absolute(n) => (n as f64, |d| count_params(d).total),
-    };
+    let (budget, count) = target.budget(teacher)?;
     let have = count(teacher);
     if budget > have as f64 {
         return Err(Error::Budget {
@@ -98,13 +117,13 @@ pub fn choose_shape(teacher: &Dims, target: ParamTarget, options: &SearchOptions
     if budget == have as f64 {
         return Ok(Target::default());
     }
-    let grid = Grid::new(teacher, options);
+    let space = Space::new(teacher, options.mutable, Widths::coarse(options.divisor))?;
     let both_possible = {
         let m = options.mutable;
-        m.layers && (m.hidden || m.ffn || m.heads) && teacher.layers >= 4
+        m.layers && (m.hidden || m.ffn || m.heads || m.kv_groups) && teacher.layers >= 4
     };
     let (mut best, mut smallest): (Option<(Key, Dims)>, _) = (None, u64::MAX);
-    grid.for_each(|candidate| {
+    space.for_each(|candidate| {
         let params = count(&candidate);
         smallest = smallest.min(params);
         let share = params as f64 / budget;
@@ -112,8 +131,10 @@ pub fn choose_shape(teacher: &Dims, target: ParamTarget, options: &SearchOptions
             return;
         }
         let gap = UNDER.iter().position(|under| 1.0 - share <= *under).unwrap_or(UNDER.len());
-        let narrower =
-            (candidate.hidden, candidate.ffn, candidate.heads) != (teacher.hidden, teacher.ffn, teacher.heads);
+        let narrower = {
+            let widths = |d: &Dims| [d.hidden, d.ffn, d.heads, d.kv_groups];
+            widths(&candidate) != widths(teacher)
+        };
         let one_sided = both_possible && !(candidate.layers < teacher.layers && narrower);
         let key = Key { gap, one_sided, cost: cost(teacher, &candidate) };
         if best.as_ref().is_none_or(|(other, _)| key.is_better_than(other)) {
@@ -132,7 +153,7 @@ pub fn choose_shape(teacher: &Dims, target: ParamTarget, options: &SearchOptions
         hidden: changed(student.hidden, teacher.hidden),
         ffn: changed(student.ffn, teacher.ffn),
         heads: changed(student.heads, teacher.heads),
-        kv_groups: None,
+        kv_groups: changed(student.kv_groups, teacher.kv_groups),
         layers: changed(student.layers, teacher.layers),
         drop_layers: None,
     })
@@ -158,70 +179,4 @@ fn cost(teacher: &Dims, student: &Dims) -> f64 {
         + LAYERS_WEIGHT * part(student.layers, teacher.layers)
         + HIDDEN_WEIGHT * part(student.hidden, teacher.hidden)
         + HEADS_WEIGHT * part(student.heads, teacher.heads)
-}
-
-/// The sizes that a candidate may have.
-struct Grid<'a> {
-    teacher: &'a Dims,
-    options: &'a SearchOptions,
-}
-
-impl<'a> Grid<'a> {
-    fn new(teacher: &'a Dims, options: &'a SearchOptions) -> Self {
-        Grid { teacher, options }
-    }
-
-    fn for_each(&self, mut f: impl FnMut(Dims)) {
-        let (t, m) = (self.teacher, self.options.mutable);
-        let ffn = if m.ffn { self.widths(t.ffn, 1, 8) } else { vec![t.ffn] };
-        let heads = if m.heads { multiples(t.heads, t.kv_groups) } else { vec![t.heads] };
-        // Transformers wants hidden to be a multiple of the heads; see `check_loadable` for teachers that break the rule.
-        let bound = t.hidden.is_multiple_of(t.heads);
-        let hidden: Vec<Vec<usize>> = heads
-            .iter()
-            .map(|&q| match (m.hidden, bound) {
-                (true, true) => self.widths(t.hidden, q, 4),
-                (true, false) => self.widths(t.hidden, 1, 4),
-                (false, true) if !t.hidden.is_multiple_of(q) => Vec::new(),
-                (false, _) => vec![t.hidden],
-            })
-            .collect();
-        for layers in (if m.layers { 1 } else { t.layers }..=t.layers).rev() {
-            for (&heads, hidden) in heads.iter().zip(&hidden) {
-                for &hidden in hidden {
-                    for &ffn in &ffn {
-                        f(Dims { layers, hidden, ffn, heads, ..*t });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Multiples of the divisor and of `unit` up to `full`, and `full`, which need not be one; descending.
-    fn widths(&self, full: usize, unit: usize, min_steps: usize) -> Vec<usize> {
-        let floor = if full.is_multiple_of(32) { 32 } else { 1 };
-        let mut divisor = self.options.divisor.clamp(1, full);
-        while full / lcm(divisor, unit) < min_steps && divisor.is_multiple_of(2) && divisor / 2 >= floor {
-            divisor /= 2;
-        }
-        let mut widths = multiples(full, lcm(divisor, unit));
-        // A width that no multiple reaches is still the teacher's own.
-        if widths.first() != Some(&full) && full.is_multiple_of(unit) {
-            widths.insert(0, full);
-        }
-        widths
-    }
-}
-
-/// Multiples of `step` from `full` down.
-fn multiples(full: usize, step: usize) -> Vec<usize> {
-    (1..=full / step).rev().map(|i| i * step).collect()
-}
-
-fn lcm(a: usize, b: usize) -> usize {
-    let (mut x, mut y) = (a, b);
-    while y != 0 {
-        (x, y) = (y, x % y);
-    }
-    a / x * b
 }

@@ -43,7 +43,7 @@ fn absolute_budgets_count_everything() {
 
 #[test]
 fn only_axes_that_may_change_do() {
-    let none = Mutable { layers: false, hidden: false, ffn: false, heads: false };
+    let none = Mutable { layers: false, hidden: false, ffn: false, heads: false, kv_groups: false };
     let choose = |mutable, part| {
         let options = SearchOptions { mutable, divisor: 64 };
         choose_shape(&SMOL, ParamTarget::Fraction(part), &options)

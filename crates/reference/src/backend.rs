@@ -212,7 +212,7 @@ impl Backend for Reference {
         if !w_vd.dtype().is_quantised() {
             compute_type(op, w_vd.dtype())?;
         }
-        let w = wide_any(op, w_vd)?;
+        let w: Vec<f64> = HostBuffer::gather_f32(w_vd).map_err(Error::in_op(op))?.into_iter().map(f64::from).collect();
         embed::embed(write(op, y_td)?, ids, &w, d);
         Ok(())
     }

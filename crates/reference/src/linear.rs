@@ -17,7 +17,7 @@ pub(crate) fn rounded_to_int8(x: &[f32]) -> Vec<f64> {
 pub(crate) fn weight(op: &'static str, w: &Tensor) -> Result<Vec<f64>> {
     let error = Error::in_op(op);
     if w.dtype() != DType::Q4_1 {
-        return Ok(HostBuffer::to_f32(w).map_err(error)?.into_iter().map(f64::from).collect());
+        return Ok(HostBuffer::gather_f32(w).map_err(error)?.into_iter().map(f64::from).collect());
     }
     let bytes = HostBuffer::tensor_bytes(w).map_err(error)?;
     let exact = |b: &[u8; 20]| {

@@ -35,6 +35,20 @@ pub enum Error {
         /// The tensor's shape.
         shape: Shape,
     },
+    /// First columns of a tensor that has no such view.
+    Columns {
+        /// Columns asked for.
+        columns: usize,
+        /// The tensor's type.
+        dtype: DType,
+        /// The tensor's shape.
+        shape: Shape,
+    },
+    /// A view of columns where only a contiguous tensor will do.
+    Strided {
+        /// The view's shape.
+        shape: Shape,
+    },
     /// The element type differs from what the caller needs.
     DType {
         /// What the tensor holds.
@@ -67,6 +81,15 @@ impl fmt::Display for Error {
             Error::Rank { got } => write!(f, "{got} dimensions, expected at most {}", Shape::MAX_RANK),
             Error::Length { got, want } => write!(f, "{got} values for a shape of {want} elements"),
             Error::Rows { start, end, shape } => write!(f, "rows {start}..{end} of a tensor of shape {shape}"),
+            Error::Columns { columns, dtype, shape } => {
+                write!(
+                    f,
+                    "the first {columns} columns of a {dtype} tensor of shape {shape}, expected at most as many as a matrix of plain numbers has"
+                )
+            }
+            Error::Strided { shape } => {
+                write!(f, "a view {shape} of the first columns of a matrix, expected a contiguous tensor")
+            }
             Error::DType { got, want } => write!(f, "element type {got}, expected {want}"),
             Error::Blocks { dtype, elements } => {
                 let (block, _) = dtype.block();

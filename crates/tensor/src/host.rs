@@ -228,8 +228,16 @@ impl HostBuffer {
     /// The bytes of a tensor in host memory.
     ///
     /// # Errors
-    /// [`Error::ForeignBuffer`].
+    /// [`Error::ForeignBuffer`], or [`Error::Strided`] for a view of columns.
     pub fn tensor_bytes(tensor: &Tensor) -> Result<&[u8]> {
+        if !tensor.is_contiguous() {
+            return Err(Error::Strided { shape: tensor.shape() });
+        }
+        HostBuffer::spanned_bytes(tensor)
+    }
+
+    /// As [`HostBuffer::tensor_bytes`], with the bytes between rows if the tensor is a view of columns.
+    fn spanned_bytes(tensor: &Tensor) -> Result<&[u8]> {
         let any: &dyn Any = tensor.buffer();
         let buffer = any.downcast_ref::<HostBuffer>().ok_or(Error::ForeignBuffer)?;
         Ok(&buffer.bytes()[tensor.byte_range()])
@@ -238,8 +246,11 @@ impl HostBuffer {
     /// The bytes of a tensor in host memory, to write.
     ///
     /// # Errors
-    /// [`Error::ForeignBuffer`], or [`Error::Aliased`] when the buffer is shared.
+    /// [`Error::ForeignBuffer`], [`Error::Strided`] for a view of columns, or [`Error::Aliased`] when the buffer is shared.
     pub fn tensor_bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8]> {
+        if !tensor.is_contiguous() {
+            return Err(Error::Strided { shape: tensor.shape() });
+        }
         let range = tensor.byte_range();
         let any: &mut dyn Any = tensor.buffer_mut()?;
         let buffer = any.downcast_mut::<HostBuffer>().ok_or(Error::ForeignBuffer)?;
@@ -255,6 +266,32 @@ impl HostBuffer {
             return Err(Error::DType { got: tensor.dtype(), want: E::DTYPE });
         }
         Ok(bytemuck::cast_slice(HostBuffer::tensor_bytes(tensor)?))
+    }
+
+    /// The elements of a matrix in host memory, of which rows begin [`Tensor::row_stride`] apart: of a view of columns as well.
+    ///
+    /// # Errors
+    /// [`Error::ForeignBuffer`] or [`Error::DType`].
+    pub fn strided<E: Element>(tensor: &Tensor) -> Result<&[E]> {
+        if tensor.dtype() != E::DTYPE {
+            return Err(Error::DType { got: tensor.dtype(), want: E::DTYPE });
+        }
+        Ok(bytemuck::cast_slice(HostBuffer::spanned_bytes(tensor)?))
+    }
+
+    /// The values of a tensor as f32, of a view of columns as well.
+    ///
+    /// # Errors
+    /// [`Error::ForeignBuffer`].
+    pub fn gather_f32(tensor: &Tensor) -> Result<Vec<f32>> {
+        if tensor.is_contiguous() {
+            return HostBuffer::to_f32(tensor);
+        }
+        let mut values = Vec::with_capacity(tensor.elements());
+        for row in 0..tensor.n_rows() {
+            values.extend(HostBuffer::to_f32(&tensor.rows(row..row + 1)?)?);
+        }
+        Ok(values)
     }
 
     /// The elements of a tensor in host memory, to write.

@@ -37,6 +37,8 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("train", PROGRAM),
     // Turns what `calibrate` gathered into weights.
     ("surgery", SURGERY),
+    // Scores candidates as views of one teacher, trains and measures a few.
+    ("search", SEARCH),
     ("cli", ANYTHING),
     ("benches", &[]),
     ("xtask", &[]),
@@ -76,6 +78,25 @@ const SURGERY: &[&str] = &[
     "optim",
     "sampling",
     "calibrate",
+];
+
+/// What cuts, trains and measures, and all that they build on.
+const SEARCH: &[&str] = &[
+    "surgery",
+    "train",
+    "eval",
+    "calibrate",
+    "model",
+    "exec",
+    "ops",
+    "tensor",
+    "checkpoint",
+    "text",
+    "importance",
+    "prune",
+    "distill",
+    "optim",
+    "sampling",
 ];
 
 /// Every crate of the workspace, except those that are for tests only.

@@ -16,7 +16,7 @@ use crate::{
     session::Session,
     signals::Stop,
     source::Source,
-    target::target,
+    target::{check_search, target},
     training::{Settings, Trained, resume, train},
     workplace::{Workplace, free_name, refuse_existing},
 };
@@ -173,6 +173,7 @@ impl Job<'_> {
             tell!("note: {warning}");
         }
         let teacher_hash = self.source.hash()?;
+        check_search(&self.args.target, &teacher_hash)?;
         let identity = json!({"recipe": flags.to_string(), "teacher": teacher_hash, "data": self.texts.hashes()});
         let teacher = self.source.load(self.session.backend(), self.dtype())?;
         let calibration = Calibration {

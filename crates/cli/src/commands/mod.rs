@@ -8,3 +8,4 @@ pub(crate) mod generate; // continue a prompt
 pub(crate) mod importance; // measure
 pub(crate) mod inspect; // what a checkpoint is
 pub(crate) mod prune; // cut
+pub(crate) mod search; // candidates under a budget

@@ -11,7 +11,7 @@ use crate::{
     session::Session,
     signals::Stop,
     source::Source,
-    target::target,
+    target::{check_search, target},
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
@@ -51,6 +51,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     if how.rotated {
         scores = importance_file::rotated(scores);
     }
+    check_search(&args.target, &origin.model)?;
     let plan = Plan::choose(&teacher, &scores, &target(&args.target, &teacher)?)?;
     let arch = student_arch(&of, &plan);
     let windows =

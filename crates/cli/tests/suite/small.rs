@@ -11,7 +11,7 @@ const EVAL: &str = "eval --model model --text text.txt --context 64 --windows 2"
 #[test]
 fn what_is_not_built_says_so() {
     let lab = Lab::new();
-    for command in ["search", "correct", "compare", "export", "report", "doctor"] {
+    for command in ["correct", "compare", "export", "report", "doctor"] {
         for flags in ["", "--params 0.5 --json", "--format gguf -x y"] {
             lab.refused(
                 &format!("{command} {flags}"),

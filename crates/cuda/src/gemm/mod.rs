@@ -49,11 +49,13 @@ pub(crate) fn linear(device: &Device, y_tn: &mut Tensor, x_tk: &Tensor, w_nk: &T
     }
     let compute = compute_in(op, dtype)?;
     let (x, w, y) =
-        (device.read(op, x_tk, DType::F32)?, device.address(op, w_nk)?, device.write(op, y_tn, DType::F32)?);
-    if let Some(launch) = few::kernel(dtype, w, x, t, n, k) {
+        (device.read(op, x_tk, DType::F32)?, device.view_address(op, w_nk)?, device.write(op, y_tn, DType::F32)?);
+    if w_nk.is_contiguous()
+        && let Some(launch) = few::kernel(dtype, w, x, t, n, k)
+    {
         return few::launch(device, op, launch, [y, x, w], [t, n, k]);
     }
-    let (x, w) = (Operand::of(device, op, x_tk)?, Operand::of(device, op, w_nk)?);
+    let (x, w) = (Operand::of(device, op, x_tk)?, Operand::view(device, op, w_nk)?);
     product(device, op, compute, Layout::Nt, [t, n, k], x, w, Output::new(y, Accum::Set))
 }
 

@@ -9,7 +9,7 @@ use crate::{
     kernel::{Launch, arguments},
     memory::DeviceBuffer,
 };
-use paring_ops::{Accum, Activation, Error, Result, want_2d, want_elements};
+use paring_ops::{Accum, Activation, Error, Result, want_2d, want_contiguous, want_elements};
 use paring_tensor::{DType, Tensor};
 
 arguments! {
@@ -129,15 +129,25 @@ pub(crate) struct Operand {
     dtype: DType,
     rows: usize,
     columns: usize,
+    /// Elements from row to row: more than columns in a view of columns.
+    stride: usize,
 }
 
 impl Operand {
     /// # Errors
     /// [`Error::Tensor`] when it is not on this device; [`Error::Unsupported`] when it is neither f32 nor bf16.
     pub(crate) fn of(device: &Device, op: &'static str, t: &Tensor) -> Result<Operand> {
-        let (address, dtype) = (device.address(op, t)?, t.dtype());
+        want_contiguous(op, t)?;
+        Operand::view(device, op, t)
+    }
+
+    /// As [`Operand::of`], also of a view of columns.
+    pub(crate) fn view(device: &Device, op: &'static str, t: &Tensor) -> Result<Operand> {
+        let (address, dtype) = (device.view_address(op, t)?, t.dtype());
+        let (rows, columns) = (t.n_rows(), t.n_cols());
+        let stride = if t.is_contiguous() { columns } else { t.row_stride() };
         match dtype {
-            DType::F32 | DType::BF16 => Ok(Operand { address, dtype, rows: t.n_rows(), columns: t.n_cols() }),
+            DType::F32 | DType::BF16 => Ok(Operand { address, dtype, rows, columns, stride }),
             dtype => Err(Error::Unsupported { op, what: format!("{dtype} in a product") }),
         }
     }
@@ -186,10 +196,12 @@ struct Prepared {
 }
 
 /// As bf16 in rows of whole pieces of 16 bytes: as it lies, or a copy.
+///
+/// Of a view of columns the rows are taken whole: what lies behind the view's columns meets the zeros that pad the other factor's.
 fn for_tensor_cores(device: &Device, op: &'static str, x: Operand) -> Result<Prepared> {
-    let padded = x.columns.next_multiple_of(8);
+    let padded = x.stride.next_multiple_of(8);
     let ld = size(op, padded)?;
-    if x.dtype == DType::BF16 && padded == x.columns && aligned(&[(x.address, 16)]) {
+    if x.dtype == DType::BF16 && padded == x.stride && aligned(&[(x.address, 16)]) {
         return Ok(Prepared { address: x.address, ld, vector: true, _scratch: None });
     }
     let copy = device.scratch(op, x.rows * padded * 2)?;
@@ -198,12 +210,12 @@ fn for_tensor_cores(device: &Device, op: &'static str, x: Operand) -> Result<Pre
         _ => ("cast_rows_f32", 16),
     };
     let chunks = x.rows * padded / 8;
-    let vector = padded == x.columns && aligned(&[(x.address, bytes)]);
+    let vector = padded == x.stride && aligned(&[(x.address, bytes)]);
     let cast = CastRows {
         x: x.address,
         y: copy.address(),
         chunks: size(op, chunks)?,
-        columns: size(op, x.columns)?,
+        columns: size(op, x.stride)?,
         padded: ld,
         vector: u32::from(vector),
     };
@@ -217,8 +229,8 @@ fn for_f32(op: &'static str, x: Operand) -> Result<Prepared> {
         let what = format!("{} in a product of f32", x.dtype);
         return Err(Error::Unsupported { op, what });
     }
-    let vector = x.columns.is_multiple_of(4) && aligned(&[(x.address, 16)]);
-    Ok(Prepared { address: x.address, ld: size(op, x.columns)?, vector, _scratch: None })
+    let vector = x.columns.is_multiple_of(4) && x.stride.is_multiple_of(4) && aligned(&[(x.address, 16)]);
+    Ok(Prepared { address: x.address, ld: size(op, x.stride)?, vector, _scratch: None })
 }
 
 /// `c[m, n] = sum_k a(m, k) b(k, n)`; shapes were checked.
