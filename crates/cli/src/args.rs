@@ -169,6 +169,28 @@ pub(crate) enum Basis {
     Rotated,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MergeHeads {
+    /// They go
+    None,
+    /// A kept head becomes 2 head - pruned head, as the Minitron paper prints it
+    Paper,
+    /// A kept head becomes the pruned head: LaCo's sign
+    Laco,
+    /// A kept head's output columns get those of a pruned head of its group added
+    Sum,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MergeKv {
+    /// Groups go with their query heads
+    Drop,
+    /// Neighbouring groups become their mean and all query heads stay
+    Mean,
+}
+
 #[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Target")]
@@ -231,6 +253,14 @@ pub(crate) struct Target {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) block_map: Option<bool>,
+    /// What becomes of pruned query heads [default: none]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) merge_heads: Option<MergeHeads>,
+    /// What becomes of key/value groups when there are to be fewer [default: drop]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) merge_kv: Option<MergeKv>,
     /// In which basis to cut the residual stream [default: channels]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use crate::{
     args::{Compensate, Compress, Data},
     calibration::Calibration,
     card::Card,
-    compensation::{Bed, Compensation, fits_json},
+    compensation::{self, Bed, Compensation, fits_json},
     data::{self, Windows, context, windows},
     describe::{count, describe, dims},
     embedded::Part,
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     let how = Compensation::new(&args.target, Compensate::LeastSquares)?;
     let teacher = dims(&how.teacher(&source.opened.arch))?;
     let target = target(&args.target, &teacher)?;
-    let student = target.student(&teacher)?;
+    let student = compensation::student(&args.target, &teacher, &target)?;
     paring_prune::check_loadable(&teacher, &student)?;
     let texts = Texts::new(args, &source)?;
     let longest = texts.training.longest();
@@ -184,11 +184,8 @@ impl Job<'_> {
         };
 
         let set = self.importance(&place, &calibration, &teacher_hash)?;
-        let mut scores = importance_file::scores(&set)?;
-        if self.how.rotated {
-            scores = importance_file::rotated(scores);
-        }
-        let plan = Plan::choose(&self.teacher, &scores, &self.target)?;
+        let scores = importance_file::scores(&set)?;
+        let plan = compensation::plan(&self.args.target, &self.teacher, scores, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
         let arch = student_arch(&self.how.teacher(&self.source.opened.arch), &plan);
         self.announce(&plan)?;

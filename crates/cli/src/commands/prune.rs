@@ -1,7 +1,7 @@
 //! `paring prune`: cut a model down to what an importance file says matters.
 use crate::{
     args::{Compensate, Prune},
-    compensation::{Bed, Compensation, fits_json},
+    compensation::{self, Bed, Compensation, fits_json},
     data::windows,
     describe::{count, dims, table},
     embedded::Part,
@@ -16,7 +16,6 @@ use crate::{
 };
 use paring_checkpoint::{DirWriter, Overwrite};
 use paring_model::{Arch, write_model};
-use paring_prune::Plan;
 use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
 use paring_tensor::DType;
 use serde_json::{Value, json};
@@ -47,12 +46,17 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let of = how.teacher(&source.opened.arch);
     let teacher = dims(&of)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
+<<<<<<< HEAD
     let mut scores = importance_file::scores(&set)?;
     if how.rotated {
         scores = importance_file::rotated(scores);
     }
     check_search(&args.target, &origin.model)?;
     let plan = Plan::choose(&teacher, &scores, &target(&args.target, &teacher)?)?;
+=======
+    let plan =
+        compensation::plan(&args.target, &teacher, importance_file::scores(&set)?, &target(&args.target, &teacher)?)?;
+>>>>>>> w5-comp
     let arch = student_arch(&of, &plan);
     let windows =
         how.needs_text().then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
