@@ -199,6 +199,20 @@ pub(crate) struct Target {
 
 #[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Self-tests")]
+pub(crate) struct SelfTests {
+    /// Cut nothing, but test on this model that cutting keeps its promises, and which runtimes load the student; exit code 1 if one fails
+    #[arg(long)]
+    #[serde(skip_serializing_if = "no")]
+    pub(crate) verify: bool,
+    /// The plan to verify: a plan.json [default: what --importance and the target choose, or a random one]
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Distillation")]
 pub(crate) struct Training {
     /// Tokens to train on
@@ -282,7 +296,7 @@ command! { Prune {
     #[arg(long, value_name = "FILE")] importance: PathBuf,
     /// Directory of the pruned model
     #[arg(long, value_name = "DIR")] out: PathBuf
-} data: Data, target: Target, work: Work, common: Common }
+} data: Data, target: Target, tests: SelfTests, work: Work, common: Common }
 
 command! { Distill {
     /// Directory of the student

@@ -28,6 +28,7 @@ mod source; // what --model names
 mod student; // cutting weights
 mod target; // what is asked of the student
 mod training; // distillation
+mod verify; // self-tests of pruning
 mod workplace; // unfinished runs
 
 use args::{Cli, Command, NotBuilt};

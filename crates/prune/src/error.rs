@@ -191,6 +191,11 @@ pub enum Error {
         /// The strength.
         got: f64,
     },
+    /// The iteration for eigenvalues did not converge.
+    Eigen {
+        /// Rows of the matrix.
+        size: usize,
+    },
     /// The Gram matrix of the kept channels cannot be factored.
     NotPositiveDefinite {
         /// The kept channel at which it failed.
@@ -291,6 +296,9 @@ impl fmt::Display for Error {
                 "value {index} of the {matrix} matrix is not a finite number; check the checkpoint and the calibration"
             ),
             Error::RidgeStrength { got } => write!(f, "ridge {got}, expected a finite number that is not negative"),
+            Error::Eigen { size } => {
+                write!(f, "the eigenvalues of a covariance of {size} channels were not found; check the calibration")
+            }
             Error::NotPositiveDefinite { channel, pivot } => write!(
                 f,
                 "the Gram matrix is not positive definite at channel {channel} (pivot {pivot:e}); \

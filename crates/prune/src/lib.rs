@@ -9,6 +9,8 @@ mod heads; // heads that are put together instead of dropped
 mod linalg; // blocked products and Cholesky in f64
 mod loadable; // which sizes load
 mod plan; // what is kept
+mod ridge; // fits whose ridge is chosen on held-out tokens
+mod rotate; // principal directions of the residual stream
 mod runtimes; // who takes a model, and what is lost
 mod select; // slicing tensors along labelled axes
 mod shape; // from a parameter budget to sizes
@@ -22,6 +24,8 @@ pub use error::{Error, Result};
 pub use heads::{KvGroups, Mix, Residual, mix_columns, mix_rows, residual_pairs};
 pub use loadable::{check_loadable, good_hidden, round_widths, warnings};
 pub use plan::{LayerPlan, Plan};
+pub use ridge::{Fit, Moments, RIDGE_GRID, fit_held_out, fit_with};
+pub use rotate::{Basis, kept_gain};
 pub use runtimes::{Facts, Finding, Runtime, Verdict, runtimes};
 pub use select::{Axis, Selection};
 pub use shape::{Mutable, ParamTarget, SearchOptions, choose_shape};

@@ -25,6 +25,9 @@ use serde_json::{Value, json};
 const WINDOWS: usize = 64;
 
 pub(crate) fn run(args: &Prune) -> Result<()> {
+    if args.tests.verify {
+        return crate::verify::run(args);
+    }
     let session = Session::new(&args.common)?;
     let dtype = session.dtype(DType::F32)?;
     let Some(out) = &args.out else { return Err(Failure::input("where to? give --out DIR")) };

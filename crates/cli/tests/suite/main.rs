@@ -12,4 +12,5 @@ mod interrupted; // kills, signals, two at once, full disks
 mod lab; // a directory, the program in it, and what came out
 mod small; // help, pipes, environment
 mod tiny; // the model and the text
+mod verify; // `paring prune --verify`
 mod whole; // `paring compress`
