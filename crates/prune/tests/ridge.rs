@@ -124,7 +124,7 @@ fn fits_solve_the_normal_equations() {
                     eliminate((0..k).map(|i| (0..k).map(|j| a(i, j)).collect()).collect(), right.collect())
                 })
                 .collect();
-            close(&fit_with(&m, &p.slice, &ridge).unwrap().w, &want, &format!("{ridge:?}"));
+            close(&fit_with(&m, &p.slice, &ridge, 2).unwrap().w, &want, &format!("{ridge:?}"));
         }
     }
 }
@@ -135,7 +135,7 @@ fn no_map_nearby_has_a_lower_objective() {
     let m = p.moments();
     for anchor in [Anchor::Teacher, Anchor::Zero] {
         let ridge = Ridge { strength: 0.03, anchor };
-        let fit = fit_with(&m, &p.slice, &ridge).unwrap();
+        let fit = fit_with(&m, &p.slice, &ridge, 2).unwrap();
         let least = p.objective(&fit.w, &ridge);
         for (i, step) in (0..fit.w.len()).flat_map(|i| [(i, 1e-2), (i, -1e-2)]) {
             let mut w = fit.w.clone();
@@ -153,9 +153,9 @@ fn the_ridge_is_the_best_of_the_grid_on_held_out_tokens() {
     // Few and noisy tokens: the best ridge is neither the smallest nor the largest.
     for (tokens, noisy, seed) in [(60, 4.0, 3), (400, 0.05, 5), (50, 12.0, 7)] {
         let (p, held) = (problem(tokens, 40, 6, noisy, seed), problem(300, 40, 6, noisy, seed + 50));
-        let fit = fit_held_out(&p.moments(), &held.moments(), &p.slice).unwrap();
+        let fit = fit_held_out(&p.moments(), &held.moments(), &p.slice, 2).unwrap();
         let of =
-            |strength, anchor| held.loss(&fit_with(&p.moments(), &p.slice, &Ridge { strength, anchor }).unwrap().w);
+            |strength, anchor| held.loss(&fit_with(&p.moments(), &p.slice, &Ridge { strength, anchor }, 1).unwrap().w);
         let grid = RIDGE_GRID.iter().flat_map(|&s| [(s, Anchor::Teacher), (s, Anchor::Zero)]);
         let best = grid.map(|(s, a)| (of(s, a), s, a)).min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
         let sliced = held.loss(&p.slice);
@@ -167,7 +167,7 @@ fn the_ridge_is_the_best_of_the_grid_on_held_out_tokens() {
         assert!(best.0 < sliced);
         // What is returned was solved on all tokens.
         let all = p.moments().plus(&held.moments()).unwrap();
-        assert_eq!(fit.w, fit_with(&all, &p.slice, &ridge).unwrap().w);
+        assert_eq!(fit.w, fit_with(&all, &p.slice, &ridge, 2).unwrap().w);
         assert!(fit.fitted < fit.sliced);
     }
 }
@@ -178,26 +178,51 @@ fn too_few_tokens_leave_the_slice() {
     let (p, held) = (problem(3, 40, 4, 0.0, 9), problem(100, 40, 4, 0.0, 10));
     let exact: Vec<f32> = noise(160, 77).into_iter().map(|v| v as f32).collect();
     let noisy = problem(3, 40, 4, 30.0, 9);
-    let fit = fit_held_out(&noisy.moments(), &held.moments(), &exact).unwrap();
+    let (noisy, held) = (Problem { slice: exact.clone(), ..noisy }, Problem { slice: exact.clone(), ..held });
+    let fit = fit_held_out(&noisy.moments(), &held.moments(), &exact, 1).unwrap();
     assert_eq!((&fit.w, fit.ridge), (&exact, None));
     assert_eq!(fit.sliced, fit.fitted);
     // Without any held-out tokens there is nothing to choose by: the default, which pulls to the slice.
-    let none = Moments::new(40, &[0f64; 1600], &[0f64; 160], 0.0).unwrap();
-    assert_eq!(fit_held_out(&p.moments(), &none, &p.slice).unwrap().ridge, Some(Ridge::default()));
+    let none = Moments::new(40, &[0f64; 1600], &[0f64; 160], 0.0, 0.0).unwrap();
+    assert_eq!(fit_held_out(&p.moments(), &none, &p.slice, 1).unwrap().ridge, Some(Ridge::default()));
 }
 
 #[test]
 fn a_singular_matrix_gets_a_larger_ridge_and_says_so() {
-    // The same input twice.
-    let singular = Moments::new(2, &[1.0, 1.0, 1.0, 1.0], &[2.0, 2.0], 4.0).unwrap();
-    let fit = fit_with(&singular, &[1.0, 0.0], &Ridge { strength: 0.0, anchor: Anchor::Zero }).unwrap();
+    // The same input twice, a slice that takes the first, and a target of twice the input.
+    let singular = Moments::new(2, &[1.0, 1.0, 1.0, 1.0], &[1.0, 1.0], 1.0, 4.0).unwrap();
+    let fit = fit_with(&singular, &[1.0, 0.0], &Ridge { strength: 0.0, anchor: Anchor::Zero }, 1).unwrap();
     assert_eq!(fit.raised_from, Some(0.0));
     assert!((fit.w[0] - 1.0).abs() < 1e-3 && (fit.w[1] - 1.0).abs() < 1e-3, "{fit:?}");
     // Inputs that are always zero cannot be fitted at all.
-    let dead = Moments::new(2, &[0.0; 4], &[0.0; 2], 1.0).unwrap();
+    let dead = Moments::new(2, &[0.0; 4], &[0.0; 2], 1.0, 1.0).unwrap();
     let want = Fit { w: vec![3.0, 4.0], ridge: None, sliced: 1.0, fitted: 1.0, raised_from: Some(0.01) };
-    assert_eq!(fit_with(&dead, &[3.0, 4.0], &Ridge::default()).unwrap(), want);
-    assert_eq!(fit_held_out(&dead, &dead, &[3.0, 4.0]).unwrap().w, [3.0, 4.0]);
+    assert_eq!(fit_with(&dead, &[3.0, 4.0], &Ridge::default(), 1).unwrap(), want);
+    assert_eq!(fit_held_out(&dead, &dead, &[3.0, 4.0], 1).unwrap().w, [3.0, 4.0]);
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let (p, held) = (problem(300, 50, 150, 0.5, 30), problem(100, 50, 150, 0.5, 31));
+    let run = |threads| fit_held_out(&p.moments(), &held.moments(), &p.slice, threads).unwrap();
+    let one = run(1);
+    assert!(one.ridge.is_some());
+    for threads in [2, 3, 64] {
+        assert_eq!(run(threads), one, "{threads}");
+    }
+}
+
+#[test]
+fn a_slice_that_is_right_stays_bit_for_bit() {
+    let p = problem(100, 20, 4, 0.0, 40);
+    let exact: Vec<f32> = p.slice.clone();
+    let t = p.x.chunks(20).flat_map(|x| {
+        exact.chunks(20).map(|w| x.iter().zip(w).map(|(x, w)| x * f64::from(*w)).sum()).collect::<Vec<f64>>()
+    });
+    let right = Problem { t: t.collect(), slice: exact.clone(), x: p.x.clone(), ..p };
+    let fit = fit_held_out(&right.moments(), &right.moments(), &exact, 1).unwrap();
+    assert_eq!(fit.w, exact);
+    assert!(fit.fitted < 1e-25);
 }
 
 #[test]
@@ -211,25 +236,11 @@ fn a_cut_alone_is_the_least_squares_of_its_gram_matrix() {
         let ridge = Ridge { strength: 0.01, anchor };
         let want: Vec<f64> =
             least_squares(&gram, 30, &p.slice, &kept, &ridge).unwrap().into_iter().map(f64::from).collect();
-        let fit = fit_with(&m, &sliced, &ridge).unwrap();
+        let fit = fit_with(&m, &sliced, &ridge, 1).unwrap();
         close(&fit.w, &want, &format!("{anchor:?}"));
         let error = paring_prune::reconstruction_error(&gram, 30, &p.slice, &kept, &fit.w).unwrap();
         assert!((fit.fitted - error).abs() < 1e-9);
     }
-    // From what the slice misses, the same.
-    let (k, n) = (kept.len(), 4);
-    let pick = |i: usize, j: usize| gram[i * 30 + j];
-    let g: Vec<f64> = kept.iter().flat_map(|&i| kept.iter().map(move |&j| (i, j))).map(|(i, j)| pick(i, j)).collect();
-    let residual: Vec<f64> = (0..n * k)
-        .map(|at| {
-            let (o, i) = (at / k, kept[at % k]);
-            (0..30).filter(|j| !kept.contains(j)).map(|j| f64::from(p.slice[o * 30 + j]) * pick(j, i)).sum()
-        })
-        .collect();
-    let again = Moments::of_residual(k, &g, &residual, &sliced, 1.0).unwrap();
-    let ridge = Ridge::default();
-    let want: Vec<f64> = fit_with(&m, &sliced, &ridge).unwrap().w.into_iter().map(f64::from).collect();
-    close(&fit_with(&again, &sliced, &ridge).unwrap().w, &want, "from what the slice misses");
 }
 
 #[test]
@@ -238,22 +249,25 @@ fn what_is_no_moment_is_refused() {
         let text = r.unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     };
-    refused(Moments::new(2, &[1.0, 0.0, f64::NAN, 1.0], &[1.0, 1.0], 1.0), "value 2 of the Gram matrix");
-    refused(Moments::new(2, &[1.0, 0.0, 0.0, 1.0], &[1.0, f64::INFINITY], 1.0), "value 1 of the cross matrix");
-    refused(Moments::new(2, &[1.0, 0.0, 0.0, 1.0], &[1.0, 1.0], f64::NAN), "target");
-    refused(Moments::new(2, &[1.0; 3], &[1.0, 1.0], 1.0), "the Gram matrix has 3 values, expected 2 squared");
-    refused(Moments::new(2, &[1.0; 4], &[1.0; 3], 1.0), "cross");
-    refused(Moments::new(0, &[] as &[f64], &[], 1.0), "Gram");
+    let unit = [1.0, 0.0, 0.0, 1.0];
+    refused(Moments::new(2, &[1.0, 0.0, f64::NAN, 1.0], &[1.0, 1.0], 1.0, 1.0), "value 2 of the Gram matrix");
+    refused(Moments::new(2, &unit, &[1.0, f64::INFINITY], 1.0, 1.0), "value 1 of the residual matrix");
+    refused(Moments::new(2, &unit, &[1.0, 1.0], f64::NAN, 1.0), "target");
+    refused(Moments::new(2, &unit, &[1.0, 1.0], 1.0, f64::INFINITY), "target");
+    refused(Moments::new(2, &[1.0; 3], &[1.0, 1.0], 1.0, 1.0), "the Gram matrix has 3 values, expected 2 squared");
+    refused(Moments::new(2, &[1.0; 4], &[1.0; 3], 1.0, 1.0), "residual");
+    refused(Moments::new(0, &[] as &[f64], &[], 1.0, 1.0), "Gram");
     refused(Moments::of_cut(&[1.0; 4], 2, &[1.0; 3], &[0]), "weight");
     refused(Moments::of_cut(&[1.0; 4], 2, &[f32::NAN; 2], &[0]), "weight");
     refused(Moments::of_cut(&[1.0; 4], 2, &[1.0; 2], &[2]), "kept inputs");
-    let m = Moments::new(2, &[1.0, 0.0, 0.0, 1.0], &[1.0, 1.0], 1.0).unwrap();
+    let m = Moments::new(2, &unit, &[1.0, 1.0], 1.0, 1.0).unwrap();
     for strength in [-1.0, f64::NAN, f64::INFINITY] {
-        let error = fit_with(&m, &[1.0; 2], &Ridge { strength, ..Ridge::default() }).unwrap_err();
+        let error = fit_with(&m, &[1.0; 2], &Ridge { strength, ..Ridge::default() }, 1).unwrap_err();
         assert!(matches!(error, Error::RidgeStrength { .. }));
     }
-    assert!(matches!(fit_with(&m, &[1.0; 3], &Ridge::default()), Err(Error::Matrix { .. })));
-    assert!(matches!(fit_held_out(&m, &m, &[1.0, f32::NAN]), Err(Error::NotFinite { .. })));
-    let other = Moments::new(1, &[1.0], &[1.0], 1.0).unwrap();
-    assert!(matches!(fit_held_out(&m, &other, &[1.0; 2]), Err(Error::Matrix { .. })));
+    assert!(matches!(fit_with(&m, &[1.0; 3], &Ridge::default(), 1), Err(Error::Matrix { .. })));
+    assert!(matches!(fit_held_out(&m, &m, &[1.0, f32::NAN], 1), Err(Error::NotFinite { .. })));
+    assert!(matches!(m.error(&[1.0; 2], &[1.0; 3]), Err(Error::Matrix { .. })));
+    let other = Moments::new(1, &[1.0], &[1.0], 1.0, 1.0).unwrap();
+    assert!(matches!(fit_held_out(&m, &other, &[1.0; 2], 1), Err(Error::Matrix { .. })));
 }

@@ -1,12 +1,13 @@
-//! Every compensation against plain slicing, as a table: `compensation [--only PART]... MODEL CALIBRATION EVAL...`. Perplexity over the first
-//! 24 windows of 512 tokens of every text, calibrated on the first 64 windows of the calibration text.
+//! Every compensation against plain slicing, as a table: `compensation [--windows 64] [--eval-windows 24] [--only "CUT: METHOD"]... MODEL
+//! CALIBRATION EVAL...`. Perplexity over the first windows of 512 tokens of every text, calibrated on the first windows of the calibration text.
+//! `--only "CUT:"` takes all methods of a cut; `FITS=1` prints every fit to stderr.
 #![allow(clippy::unwrap_used, reason = "a measurement stops at the first surprise")]
 use paring_calibrate::Importance;
 use paring_cpu::Cpu;
 use paring_exec::Ctx;
 use paring_importance::ImportanceSet;
 use paring_model::{Arch, Batch, Model, Opened};
-use paring_prune::{Dims, Plan, Scores, Target};
+use paring_prune::{Anchor, Dims, Plan, Ridge, Scores, Target};
 use paring_surgery::{
     Aim, Bench, Checkpoint, Cut, Fitted, Mode, Options, Readers, Rotated, Text, Weighting, Weights, basis, compensate,
     keep_energy, model,
@@ -17,6 +18,8 @@ use std::{path::Path, time::Instant};
 
 const CONTEXT: usize = 512;
 const GROUP: usize = 4;
+/// The ridge of the specification's measurements.
+const FIXED: Ridge = Ridge { strength: 0.01, anchor: Anchor::Zero };
 
 struct Setting<'a> {
     cpu: &'a Cpu,
@@ -84,7 +87,7 @@ struct Method {
 }
 
 fn finish<W: Weights>(s: &Setting<'_>, cut: &mut Cut<'_, W>, m: &Method) -> (Model, Vec<Fitted>) {
-    let bench = Bench { backend: s.cpu, dtype: DType::F32, text: &s.text };
+    let bench = Bench { backend: s.cpu, dtype: DType::F32, threads: s.cpu.threads(), text: &s.text };
     if m.gains {
         keep_energy(cut, &bench, &mut |_| Ok(())).unwrap();
     }
@@ -94,7 +97,7 @@ fn finish<W: Weights>(s: &Setting<'_>, cut: &mut Cut<'_, W>, m: &Method) -> (Mod
 
 fn run(s: &Setting<'_>, target: &Target, m: &Method) -> (Model, Vec<Fitted>) {
     let teacher = Checkpoint(s.opened);
-    let bench = Bench { backend: s.cpu, dtype: DType::F32, text: &s.text };
+    let bench = Bench { backend: s.cpu, dtype: DType::F32, threads: s.cpu.threads(), text: &s.text };
     match m.axis {
         Axis::Channels => {
             let plan = Plan::choose(&dims(&s.opened.arch), &s.scores, target).unwrap();
@@ -114,11 +117,12 @@ fn run(s: &Setting<'_>, target: &Target, m: &Method) -> (Model, Vec<Fitted>) {
 fn main() {
     let mut only = Vec::new();
     let mut files = Vec::new();
-    let mut windows = 64;
+    let (mut windows, mut eval_windows) = (64, 24);
     let mut args = std::env::args().skip(1);
     while let Some(a) = args.next() {
         match a.as_str() {
             "--only" => only.push(args.next().unwrap()),
+            "--eval-windows" => eval_windows = args.next().unwrap().parse().unwrap(),
             "--windows" => windows = args.next().unwrap().parse().unwrap(),
             _ => files.push(a),
         }
@@ -128,7 +132,7 @@ fn main() {
     let tokenizer = Tokenizer::from_dir(&opened.path).unwrap();
     let text = |file: &String, n: usize| pack(&tokenizer, &[file.into()], CONTEXT, Some(n)).unwrap();
     let calibration = text(&files[1], windows);
-    let evals: Vec<Vec<Vec<u32>>> = files[2..].iter().map(|f| text(f, 24)).collect();
+    let evals: Vec<Vec<Vec<u32>>> = files[2..].iter().map(|f| text(f, eval_windows)).collect();
     let teacher = Model::load(&opened.arch, opened.source(), &cpu, DType::F32).unwrap();
     let begin = Instant::now();
     let set = importance(&cpu, &teacher, &calibration);
@@ -156,7 +160,7 @@ fn main() {
     let channels = Axis::Channels;
     let width = [
         method("slicing", channels, false, None),
-        method("least squares, ridge 0.01", channels, false, Some(Options { ridge: Some(0.01), ..once })),
+        method("least squares, ridge 0.01", channels, false, Some(Options { ridge: Some(FIXED), ..once })),
         method("least squares", channels, false, Some(once)),
         method("sequential, to the map", channels, false, Some(Options { aim: Aim::Map, ..sequential })),
         method("sequential, to the stream", channels, false, Some(sequential)),

@@ -24,6 +24,7 @@ fn walk(
     progress: &mut dyn FnMut(usize) -> Result<()>,
     see: &mut dyn FnMut(&Norm<'_>, &[Tensor]) -> Result<()>,
 ) -> Result<()> {
+    bench.text.check()?;
     let b = bench.backend;
     let mut streams = block::embed(teacher, bench.text, b)?;
     for layer in 0..teacher.arch().layers.len() {

@@ -45,6 +45,14 @@ impl Text {
         self.batches.iter().zip(&self.held_out).filter(|(_, h)| **h).map(|(b, _)| b.n_tokens() as u64).sum()
     }
 
+    /// Whether there is any token.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoText`].
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.tokens() == 0 { Err(crate::Error::NoText) } else { Ok(()) }
+    }
+
     /// The groups, and whether each is held out.
     pub(crate) fn groups(&self) -> impl Iterator<Item = (&Batch, bool)> {
         self.batches.iter().zip(self.held_out.iter().copied())

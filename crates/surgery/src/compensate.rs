@@ -7,7 +7,7 @@ use crate::block::{self, Half, Text};
 use crate::{Cut, Error, Result, Weights};
 use paring_model::{Model, ParamSpec};
 use paring_ops::{Backend, Error as OpsError};
-use paring_prune::{Anchor, Fit, Moments, Ridge, fit_held_out, fit_with};
+use paring_prune::{Fit, Moments, Ridge, fit_held_out, fit_with};
 use paring_tensor::{DType, Shape, Tensor};
 
 /// On which inputs a map is fitted.
@@ -51,8 +51,8 @@ pub struct Options {
     pub readers: Readers,
     /// Whether what a removed block adds to the stream is part of the aim of the map in front of it.
     pub block_map: bool,
-    /// The ridge, as a part of the mean diagonal of the Gram matrix; `None` chooses it on held-out tokens for every map.
-    pub ridge: Option<f64>,
+    /// The ridge of every map; `None` chooses it on held-out tokens, for every map alone.
+    pub ridge: Option<Ridge>,
 }
 
 impl Default for Options {
@@ -86,6 +86,8 @@ pub struct Bench<'a> {
     pub backend: &'a dyn Backend,
     /// Type of matrices in products.
     pub dtype: DType,
+    /// Threads for what is solved on the CPU; results do not depend on them.
+    pub threads: usize,
     /// Calibration text.
     pub text: &'a Text,
 }
@@ -101,6 +103,7 @@ pub fn compensate<W: Weights>(
     options: &Options,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Fitted>> {
+    bench.text.check()?;
     let mut walk = Walk::new(cut, bench, options)?;
     let layers = walk.cut.plan().layers().len();
     for layer in 0..layers {
@@ -128,6 +131,7 @@ struct Walk<'w, 'a, W> {
 struct Sums {
     gram: Tensor,
     residual: Tensor,
+    missing: f64,
     energy: f64,
 }
 
@@ -191,11 +195,17 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
         let spec = block::layer_spec(self.cut.arch(), layer, half.writer())?;
         // What the teacher's half reads and adds.
         let groups = self.bench.text.groups().zip(&self.teacher);
-        let of_teacher: Vec<(Tensor, Tensor)> =
-            groups.map(|((batch, _), x)| half.run(teacher, b, batch, x)).collect::<Result<_>>()?;
-        let before = self.teacher.clone();
-        let pairs = self.teacher.iter().zip(&of_teacher);
-        self.teacher = pairs.map(|(x, (added, _))| block::sum(b, x, added)).collect::<Result<_>>()?;
+        let mut read = Vec::new();
+        let mut after_half = Vec::new();
+        for ((batch, _), x) in groups {
+            let (added, inputs) = half.run(teacher, b, batch, x)?;
+            after_half.push(block::sum(b, x, &added)?);
+            // In sequential mode nobody asks for them, and they are large.
+            if !self.sequential() {
+                read.push(inputs);
+            }
+        }
+        let before = std::mem::replace(&mut self.teacher, after_half);
         if half == Half::Mlp {
             self.next = self.cut.plan().layers()[layer].layer + 1;
             if self.options.block_map {
@@ -205,18 +215,26 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
 
         // What the student's half reads, and adds as it is sliced.
         let slice = self.cut.read(&spec)?;
+        let kept = self.cut.kept_inputs(&spec)?;
+        let whole = self.cut.teacher_spec(&spec)?.shape.last() == Some(&kept.len());
+        if !self.sequential()
+            && whole
+            && self.next == self.cut.plan().layers()[layer].layer + usize::from(half == Half::Mlp)
+        {
+            // It reads what it read, and adds what it added.
+            return self.skip_to(if half == Half::Mlp { after } else { 0 });
+        }
         let of_student: Vec<(Tensor, Tensor)> = if self.sequential() {
             let student = self.model_of(&*self.cut, layer)?;
             let groups = self.bench.text.groups().zip(&self.student);
             groups.map(|((batch, _), x)| half.run(&student, b, batch, x)).collect::<Result<_>>()?
         } else {
-            let kept = self.cut.kept_inputs(&spec)?;
             let w = block::upload(b, &slice, &spec.shape, self.bench.dtype)?;
-            let one = |(_, inputs): &(Tensor, Tensor)| {
-                let inputs = block::columns(b, inputs, &kept)?;
+            let one = |inputs: Tensor| {
+                let inputs = block::columns(b, &inputs, &kept)?;
                 Ok((block::linear(b, &inputs, &w)?, inputs))
             };
-            of_teacher.iter().map(one).collect::<Result<_>>()?
+            read.into_iter().map(one).collect::<Result<_>>()?
         };
         let targets = self.targets(&before)?;
         let missing: Vec<(Tensor, f64)> = targets
@@ -224,7 +242,7 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
             .zip(&of_student)
             .map(|(t, (added, _))| Ok((block::difference(b, t, added)?, b.sum_squares(t)?)))
             .collect::<Result<_>>()?;
-        drop((targets, of_teacher, before));
+        drop((targets, before));
         let inputs: Vec<&Tensor> = of_student.iter().map(|(_, inputs)| inputs).collect();
         let fit = self.fit(&spec.name, &inputs, &missing, &slice)?;
         if self.sequential() {
@@ -369,26 +387,25 @@ impl<'w, 'a, W: Weights> Walk<'w, 'a, W> {
         let shape = |dims: [usize; 2]| Shape::new(&dims).map_err(OpsError::in_op("compensate"));
         let sums = || -> Result<Sums> {
             let (gram, residual) = (b.zeros(DType::F32, shape([k, k])?)?, b.zeros(DType::F32, shape([n, k])?)?);
-            Ok(Sums { gram, residual, energy: 0.0 })
+            Ok(Sums { gram, residual, missing: 0.0, energy: 0.0 })
         };
         let (mut fit, mut held) = (sums()?, sums()?);
         for ((x, (t, energy)), &is_held) in inputs.iter().zip(missing).zip(self.bench.text.held_out()) {
             let sums = if is_held { &mut held } else { &mut fit };
             b.linear_dw(&mut sums.gram, x, x, DType::F32)?;
             b.linear_dw(&mut sums.residual, t, x, DType::F32)?;
+            sums.missing += b.sum_squares(t)?;
             sums.energy += energy;
         }
         let at = |source: paring_prune::Error| Error::Tensor { name: name.into(), source };
         let moments = |s: Sums| -> Result<Moments> {
             let (gram, residual) = (b.download(&s.gram)?, b.download(&s.residual)?);
-            Moments::of_residual(k, &gram, &residual, slice, s.energy).map_err(at)
+            Moments::new(k, &gram, &residual, s.missing, s.energy).map_err(at)
         };
         let (fit, held) = (moments(fit)?, moments(held)?);
         let done = match self.options.ridge {
-            None => fit_held_out(&fit, &held, slice),
-            Some(strength) => {
-                fit.plus(&held).and_then(|all| fit_with(&all, slice, &Ridge { strength, anchor: Anchor::Zero }))
-            }
+            None => fit_held_out(&fit, &held, slice, self.bench.threads),
+            Some(ridge) => fit.plus(&held).and_then(|all| fit_with(&all, slice, &ridge, self.bench.threads)),
         };
         let done = done.map_err(at)?;
         self.report.push(Fitted {

@@ -97,7 +97,9 @@ impl<'a, W: Weights> Cut<'a, W> {
         let of = self.teacher_spec(spec)?;
         let mut axes: Vec<paring_prune::Axis> = of.axes.iter().map(|&a| axis(a)).collect();
         axes.iter_mut().skip(1).for_each(|a| *a = paring_prune::Axis::Fixed);
-        Ok(self.plan.selection(&of.name, &of.shape, &axes, of.layer)?.select(&self.teacher.read(of)?)?)
+        let mut values = self.teacher.read(of)?;
+        merge(self.plan, of, &mut values)?;
+        Ok(self.plan.selection(&of.name, &of.shape, &axes, of.layer)?.select(&values)?)
     }
 
     /// The slice of the teacher's parameter, whether it was replaced or not.

@@ -45,7 +45,17 @@ fn targets() {
         ("--drop-layers 0..3", &["--drop-layers: `0..3` is no layer"]),
         ("--drop-layers 0..=65536", &["--drop-layers: `0..=65536`"]),
         ("--layers 3 --drop-layers 1", &["--layers", "cannot be used with", "--drop-layers"]),
-        ("--ffn 24 --basis rotated", &["--basis rotated is not built yet"]),
+        ("--ffn 24 --compensate none --ridge auto", &["--ridge", "needs --compensate least-squares"]),
+        ("--ffn 24 --compensate none --sequential", &["--sequential", "needs --compensate least-squares"]),
+        ("--ffn 24 --compensate none --block-map=false", &["--block-map", "needs --compensate least-squares"]),
+        ("--ffn 24 --compensate least-squares --ridge=-1", &["--ridge -1: expected auto, or a number"]),
+        ("--ffn 24 --compensate least-squares --ridge nan", &["--ridge nan: expected auto"]),
+        ("--ffn 24 --compensate least-squares --sequential=maybe", &["--sequential", "maybe"]),
+        ("--ffn 24 --merge-heads all", &["--merge-heads", "all", "paper"]),
+        (
+            "--heads 2 --merge-heads paper --compensate least-squares --sequential=false",
+            &["--merge-heads and --merge-kv", "--sequential=false"],
+        ),
         ("--ffn 24 --basis other", &["--basis", "other", "channels"]),
         ("--ffn 24 --compensate all", &["--compensate", "all", "least-squares"]),
     ];

@@ -67,11 +67,17 @@ fn what_cannot_be_verified_is_refused() {
     lab.refused("prune --model model --verify --ffn 20", &["a target needs --importance"]);
     lab.refused("prune --model model --verify --plan none.json", &["none.json"]);
     lab.refused("prune --model model --plan pruned/paring/plan.json --out x", &["--verify"]);
-    lab.refused("prune --model pruned --verify --plan pruned/paring/plan.json", &["a plan for another model than pruned"]);
+    lab.refused(
+        "prune --model pruned --verify --plan pruned/paring/plan.json",
+        &["a plan for another model than pruned"],
+    );
     let mut plan = lab.read_json("pruned/paring/plan.json");
     plan["layers"][0]["experts"] = serde_json::json!([0]);
     lab.write("experts.json", plan.to_string());
     lab.refused("prune --model model --verify --plan experts.json", &["experts.json", "`experts`", "layer 0"]);
-    lab.refused("prune --model model --verify --importance importance --ffn 99", &["ffn 99 is more than the teacher has"]);
+    lab.refused(
+        "prune --model model --verify --importance importance --ffn 99",
+        &["ffn 99 is more than the teacher has"],
+    );
     assert!(lab.done("prune --model model --verify --dry-run").stdout.contains("peak memory"));
 }
