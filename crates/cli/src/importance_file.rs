@@ -105,3 +105,9 @@ pub(crate) fn scores(set: &ImportanceSet) -> Result<Scores> {
         block_influence: set.block_influence(),
     })
 }
+
+/// The same with directions of a rotated residual stream in place of its channels: the first are worth most.
+pub(crate) fn rotated(scores: Scores) -> Scores {
+    let hidden = (0..scores.hidden.len()).map(|i| -(i as f64)).collect();
+    Scores { hidden, ..scores }
+}

@@ -12,6 +12,7 @@ mod args_search; // flags of `search`
 mod calibration; // the calibration pass
 mod card; // the model card
 mod commands; // what can be done
+mod compensation; // what is done about what a cut breaks
 mod data; // windows of token ids
 mod describe; // models in numbers, tables
 mod device; // where the arithmetic happens
@@ -26,9 +27,9 @@ mod recipe; // flags from TOML
 mod session; // what all commands share
 mod signals; // an orderly stop
 mod source; // what --model names
-mod student; // cutting weights
 mod target; // what is asked of the student
 mod training; // distillation
+mod verify; // self-tests of pruning
 mod workplace; // unfinished runs
 
 use args::{Cli, Command, NotBuilt};

@@ -1,6 +1,6 @@
 //! `--hidden`, `--ffn`, ..., `--drop-layers`, `--params`: what is asked of the student.
 use crate::{
-    args::{Basis, Target as Flags},
+    args::Target as Flags,
     args_search::ParamsKind,
     commands::search::{Choice, VERSION},
     error::{Failure, Result},
@@ -11,9 +11,6 @@ use std::path::Path;
 
 /// The target that the flags describe. With `--params`, axes that are given stay as given and the others are chosen.
 pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
-    if flags.basis == Some(Basis::Rotated) {
-        return Err(Failure::input("--basis rotated is not built yet; use --basis channels"));
-    }
     let drop_layers = flags.drop_layers.as_deref().map(layer_list).transpose()?;
     let given = Target {
         hidden: flags.hidden,
@@ -77,7 +74,8 @@ fn searched(file: &Path, given: &Target, teacher: &Dims) -> Result<Target> {
         )));
     }
     let choice = choice(file)?;
-    if choice.teacher != *teacher {
+    // A rotated basis unties the head, which is no other teacher.
+    if choice.teacher != (Dims { tied: choice.teacher.tied, ..*teacher }) {
         return Err(Failure::input(format!(
             "{shown}: is of a teacher of other sizes ({:?}, this one has {teacher:?}); search again with this model",
             choice.teacher

@@ -1,5 +1,5 @@
-//! A plan's slices: the student's parameters cut from the teacher's, tensor by tensor.
-use crate::{Error, Result, Weights, weights::fits};
+//! A plan's slices: the student's parameters cut from the teacher's, tensor by tensor; heads that the plan combines are combined first.
+use crate::{Error, Result, Weights, heads::merge, weights::fits};
 use paring_model::{Arch, Axis, LayerArch, ParamSpec, params};
 use paring_prune::{LayerPlan, Plan};
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ pub fn student_arch(teacher: &Arch, plan: &Plan) -> Arch {
 }
 
 /// The two crates name axes on their own: neither depends on the other.
-fn axis(a: Axis) -> paring_prune::Axis {
+pub(crate) fn axis(a: Axis) -> paring_prune::Axis {
     match a {
         Axis::Vocab => paring_prune::Axis::Vocab,
         Axis::Hidden => paring_prune::Axis::Hidden,
@@ -77,6 +77,31 @@ impl<'a, W: Weights> Cut<'a, W> {
         self.of.get(&name).ok_or_else(missing)
     }
 
+    /// What is kept of the inputs (the last dimension) of the teacher's parameter.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], those of the plan.
+    pub(crate) fn kept_inputs(&self, spec: &ParamSpec) -> Result<Vec<usize>> {
+        let of = self.teacher_spec(spec)?;
+        let (Some(&a), Some(&all)) = (of.axes.last(), of.shape.last()) else {
+            return Err(Error::Missing { name: spec.name.clone() });
+        };
+        Ok(self.plan.indices(axis(a), of.layer)?.map_or_else(|| (0..all).collect(), |kept| kept.into_owned()))
+    }
+
+    /// The kept rows of the teacher's matrix, whole: `[kept outputs, all inputs]`.
+    ///
+    /// # Errors
+    /// Those of [`Cut::slice`].
+    pub(crate) fn rows(&self, spec: &ParamSpec) -> Result<Vec<f32>> {
+        let of = self.teacher_spec(spec)?;
+        let mut axes: Vec<paring_prune::Axis> = of.axes.iter().map(|&a| axis(a)).collect();
+        axes.iter_mut().skip(1).for_each(|a| *a = paring_prune::Axis::Fixed);
+        let mut values = self.teacher.read(of)?;
+        merge(self.plan, of, &mut values)?;
+        Ok(self.plan.selection(&of.name, &of.shape, &axes, of.layer)?.select(&values)?)
+    }
+
     /// The slice of the teacher's parameter, whether it was replaced or not.
     ///
     /// # Errors
@@ -85,7 +110,8 @@ impl<'a, W: Weights> Cut<'a, W> {
         let of = self.teacher_spec(spec)?;
         let axes: Vec<paring_prune::Axis> = of.axes.iter().map(|&a| axis(a)).collect();
         let selection = self.plan.selection(&of.name, &of.shape, &axes, of.layer)?;
-        let values = self.teacher.read(of)?;
+        let mut values = self.teacher.read(of)?;
+        merge(self.plan, of, &mut values)?;
         if selection.is_identity() { Ok(values) } else { Ok(selection.select(&values)?) }
     }
 }

@@ -24,6 +24,10 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// No calibration text.
+    NoText,
+    /// Whoever watches the progress ended the work.
+    Stopped,
     /// Values that do not fit their parameter.
     Values {
         /// The parameter's name.
@@ -44,6 +48,8 @@ impl fmt::Display for Error {
             Error::Missing { name } => {
                 write!(f, "the model has no parameter `{name}`; plan and model do not belong together")
             }
+            Error::NoText => write!(f, "no calibration tokens, expected at least one window of text"),
+            Error::Stopped => write!(f, "compensation was stopped"),
             Error::Values { name, got, want } => write!(f, "{got} values for `{name}`, expected {want}"),
         }
     }
@@ -54,7 +60,7 @@ impl std::error::Error for Error {
         match self {
             Error::Model(e) => Some(e),
             Error::Prune(e) | Error::Tensor { source: e, .. } => Some(e),
-            Error::Missing { .. } | Error::Values { .. } => None,
+            Error::Missing { .. } | Error::NoText | Error::Stopped | Error::Values { .. } => None,
         }
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     create_parent(out)?;
     let model = source.load(session.backend(), dtype)?;
     let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
-    let (set, _) = calibration.run(false)?;
+    let set = calibration.run()?;
     importance_file::save(out, &set, &Origin { model: source.hash()?, data: windows.hash.clone() })?;
     let seconds = begin.elapsed().as_secs_f64();
     let json = json!({"tokens": set.tokens(), "seconds": seconds, "out": out});

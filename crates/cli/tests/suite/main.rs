@@ -13,4 +13,5 @@ mod lab; // a directory, the program in it, and what came out
 mod search; // `paring search`, and what is made of its result
 mod small; // help, pipes, environment
 mod tiny; // the model and the text
+mod verify; // `paring prune --verify`
 mod whole; // `paring compress`
