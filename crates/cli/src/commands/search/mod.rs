@@ -358,7 +358,10 @@ impl Job<'_> {
         let windows = &self.texts.calibration.windows;
         let batch = micro_windows(&self.source.opened.arch, self.context);
         let done = repair(&mut nested, windows, batch, &widths, &mut |layers| {
-            progress.set(layers as u64, "");
+            // The passes over the text before the first layer say nothing of how long the rest will take.
+            if 0 < layers {
+                progress.set(layers as u64, "");
+            }
             !stop.asked()
         })?;
         progress.finish();
