@@ -25,7 +25,7 @@ impl Ranking {
     /// Those of [`Scores::check`]; [`Error::Plan`] for a `dropping` that does not list every layer once.
     pub fn new(teacher: &Dims, scores: Scores, dropping: Option<Vec<usize>>) -> Result<Ranking> {
         teacher.check()?;
-        scores.check(teacher)?;
+        scores.check(&(*teacher).into())?;
         let dropping = match dropping {
             None => best_first(&scores.block_influence).into_iter().rev().collect(),
             Some(order) => {
