@@ -78,7 +78,8 @@ fn searched(file: &Path, given: &Target, teacher: &Dims) -> Result<Target> {
         )));
     }
     let choice = choice(file)?;
-    if choice.teacher != *teacher {
+    // A rotated basis unties the head, which is no other teacher.
+    if choice.teacher != (Dims { tied: choice.teacher.tied, ..*teacher }) {
         return Err(Failure::input(format!(
             "{shown}: is of a teacher of other sizes ({:?}, this one has {teacher:?}); search again with this model",
             choice.teacher

@@ -5,14 +5,14 @@ use crate::{
     loss, norm, pages,
     pool::Threads,
     quant,
+    weights::{gathered, strided, weight, weight_view},
 };
 use half::bf16;
 use paring_ops::{
     Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_add_rms_norm,
-    want_attention, want_contiguous, want_elements, want_gradients, want_halves, want_indices, want_len, want_moments,
-    want_rope,
+    want_attention, want_elements, want_gradients, want_halves, want_indices, want_len, want_moments, want_rope,
 };
-use paring_tensor::{DType, Element, HostBuffer, HostPool, Memory, Shape, Tensor, from_f32};
+use paring_tensor::{DType, HostBuffer, HostPool, Memory, Shape, Tensor, from_f32};
 
 /// The backend. Cheap to share: everything takes `&self`.
 #[derive(Debug)]
@@ -84,17 +84,6 @@ fn read_bf16<'a>(op: &'static str, t: &'a Tensor) -> Result<&'a [bf16]> {
     HostBuffer::slice(t).map_err(Error::in_op(op))
 }
 
-/// The elements of a weight or a table, which may be a view of columns.
-fn strided<'a, E: Element>(op: &'static str, t: &'a Tensor) -> Result<&'a [E]> {
-    HostBuffer::strided(t).map_err(Error::in_op(op))
-}
-
-/// Rows of a view of columns without the gaps between them.
-fn gathered<E: Element>(op: &'static str, w: &Tensor) -> Result<Vec<E>> {
-    let (from, k) = (strided::<E>(op, w)?, w.n_cols());
-    Ok((0..w.n_rows()).flat_map(|row| &from[row * w.row_stride()..][..k]).copied().collect())
-}
-
 fn write_bf16<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mut [bf16]> {
     HostBuffer::slice_mut(t).map_err(Error::in_op(op))
 }
@@ -103,24 +92,6 @@ fn write_bf16<'a>(op: &'static str, t: &'a mut Tensor) -> Result<&'a mut [bf16]>
 fn in_large_pages(tensor: Tensor) -> paring_tensor::Result<Tensor> {
     pages::move_to_large(HostBuffer::tensor_bytes(&tensor)?);
     Ok(tensor)
-}
-
-/// A weight as an operand, and whether activations are rounded to bf16 beside it.
-fn weight<'a>(op: &'static str, w: &'a Tensor) -> Result<(Mat<'a>, bool)> {
-    want_contiguous(op, w)?;
-    weight_view(op, w)
-}
-
-/// As [`weight`], also of a view of columns.
-fn weight_view<'a>(op: &'static str, w: &'a Tensor) -> Result<(Mat<'a>, bool)> {
-    match w.dtype() {
-        DType::F32 => Ok((Mat::rows(strided(op, w)?, w.row_stride(), false), false)),
-        DType::BF16 => Ok((Mat::rows_bf16(strided(op, w)?, w.row_stride()), true)),
-        DType::F16 => Err(Error::Unsupported { op, what: "an f16 weight (convert it to bf16 or f32)".into() }),
-        DType::Q8_0 | DType::Q4_0 | DType::Q4_1 => {
-            Err(Error::Unsupported { op, what: format!("a {} weight", w.dtype()) })
-        }
-    }
 }
 
 /// A weight's values as f32, borrowed when they are.

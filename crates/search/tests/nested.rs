@@ -93,7 +93,7 @@ fn a_view_is_the_student_that_is_really_cut() {
                 let mut nested = Nested::new(&weights, ranking.clone(), backend, dtype, 40).unwrap();
                 for student in students(&d) {
                     let plan = ranking.plan(&student).unwrap();
-                    assert_eq!(ranking.plan(&student).unwrap().student(), student);
+                    assert_eq!(ranking.plan(&student).unwrap().student().unwrap(), student);
                     let cut = model(&Cut::new(&weights, &plan), backend, dtype).unwrap();
                     let view = nested.model(&student).unwrap();
                     let window = &windows()[0];

@@ -46,17 +46,9 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let of = how.teacher(&source.opened.arch);
     let teacher = dims(&of)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
-<<<<<<< HEAD
-    let mut scores = importance_file::scores(&set)?;
-    if how.rotated {
-        scores = importance_file::rotated(scores);
-    }
     check_search(&args.target, &origin.model)?;
-    let plan = Plan::choose(&teacher, &scores, &target(&args.target, &teacher)?)?;
-=======
     let plan =
         compensation::plan(&args.target, &teacher, importance_file::scores(&set)?, &target(&args.target, &teacher)?)?;
->>>>>>> w5-comp
     let arch = student_arch(&of, &plan);
     let windows =
         how.needs_text().then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;

@@ -43,8 +43,9 @@ fn a_search_chooses_a_student_within_the_budget_that_prune_and_compress_take() {
     assert_eq!(finalists.len(), 2);
     let nll = |c: &Value| c["finalist"]["nll"].as_f64().unwrap();
     assert!(nll(finalists[0]) <= nll(finalists[1]) && std::ptr::eq(finalists[0], &raw const candidates[0]));
-    // A thousand tokens at this rate teach something.
-    assert!(nll(finalists[0]) < finalists[0]["finalist"]["zero_shot_nll"].as_f64().unwrap());
+    // A thousand tokens at this rate change something; a teacher of random weights need not predict text better for it.
+    assert!(nll(finalists[0]) != finalists[0]["finalist"]["zero_shot_nll"].as_f64().unwrap());
+    assert_eq!(finalists[0]["finalist"]["tokens"], 1024);
     assert!(
         candidates.iter().any(|c| c["pareto_params"] == true) && json["reason"].as_str().unwrap().contains("held-out")
     );
@@ -140,7 +141,6 @@ fn what_cannot_be_searched_is_refused() {
         ("--params 0.6 --rungs 5", &["--rungs", "512x512"]),
         ("--params 0.6 --rungs 5x10,9x20", &["--rungs", "no more candidates"]),
         ("--params 0.6 --tolerance 1", &["--tolerance 1"]),
-        ("--params 0.6 --divisor 0", &["--divisor 0"]),
         ("--params 0.6 --lr 7", &["--lr 7"]),
         ("--params 0.6 --drop-order 1,9", &["--drop-order", "`9`"]),
         ("--params 0.6 --importance text.txt", &["text.txt"]),
@@ -149,6 +149,8 @@ fn what_cannot_be_searched_is_refused() {
         lab.refused(&format!("{SEARCH} {flags} --out x.json"), says);
     }
     lab.refused("search --model model --params 0.6 --out x.json", &["no text"]);
+    let line = "search --model model --text text.txt --context 64 --params 0.6 --divisor 0 --out x.json";
+    lab.refused(line, &["--divisor 0"]);
     let json = lab.json(&format!("{SEARCH} --params 0.6 --out x.json --dry-run"));
     assert!(json["candidates_in_budget"].as_u64().unwrap() > 10 && json["peak_memory_bytes"].is_u64(), "{json}");
     assert!(!lab.path("x.json").exists() && !lab.path("x.json.unfinished").exists());

@@ -8,7 +8,7 @@ pub(crate) use report::{Choice, VERSION};
 use crate::{
     args::Compensate,
     args_search::{LatencyOf, Score, Search},
-    calibration::{Calibration, GRAM_BYTES, gram_bytes},
+    calibration::Calibration,
     data::{Windows, windows},
     embedded::Part,
     error::{Failure, Result},
@@ -49,6 +49,14 @@ const DIVISOR: usize = 128;
 const PER_STEP: usize = 8;
 /// One in so many windows is held out when no held-out text is given.
 const HELD_OUT: usize = 20;
+
+/// Memory that Gram matrices may take at a time: those of a small model are gathered in one pass.
+const GRAM_BYTES: u64 = 1 << 30;
+
+/// Bytes of the Gram matrices of all layers.
+fn gram_bytes(arch: &paring_model::Arch) -> u64 {
+    arch.layers.iter().map(|l| 4 * (l.ffn as u64).pow(2)).sum()
+}
 
 /// The parts of the text: none of what finalists are measured on is seen before.
 struct Texts {
@@ -271,7 +279,7 @@ impl Job<'_> {
         let evaluated = 2 * finalists * self.texts.heldout.tokens();
         let calibrated = if self.repaired { 2 } else { 1 } * self.texts.calibration.tokens();
         let trained = finalists * self.distill_tokens;
-        let gram = if self.repaired { gram_bytes(teacher, 0..teacher.layers.len()) } else { 0 };
+        let gram = if self.repaired { gram_bytes(teacher) } else { 0 };
         let t = teacher.forward_flops_per_token(self.context);
         let widths = if self.repaired { self.repaired_widths(candidates, single) } else { Vec::new() };
         let repaired: usize =
@@ -308,7 +316,7 @@ impl Job<'_> {
         let model = self.source.load(self.session.backend(), self.dtype)?;
         let windows = &self.texts.calibration.windows;
         let calibration = Calibration { session: self.session, model: &model, windows, stop };
-        let (set, _) = calibration.run(false)?;
+        let set = calibration.run()?;
         let origin = Origin { model: hash.into(), data: self.texts.calibration.hash.clone() };
         importance_file::save(&path, &set, &origin)?;
         Ok(set)
@@ -350,7 +358,10 @@ impl Job<'_> {
         let windows = &self.texts.calibration.windows;
         let batch = micro_windows(&self.source.opened.arch, self.context);
         let done = repair(&mut nested, windows, batch, &widths, &mut |layers| {
-            progress.set(layers as u64, "");
+            // The passes over the text before the first layer say nothing of how long the rest will take.
+            if 0 < layers {
+                progress.set(layers as u64, "");
+            }
             !stop.asked()
         })?;
         progress.finish();
