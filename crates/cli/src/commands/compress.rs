@@ -4,12 +4,14 @@ use crate::{
     args::{Compensate, Compress, Data},
     calibration::{Calibration, GRAM_BYTES, gram_bytes},
     card::Card,
+    coverage::Shard,
     data::{self, Windows, context, windows},
     describe::{count, describe, dims},
     embedded::Part,
     error::{Failure, Result},
-    importance_file::{self, Origin},
+    importance_file,
     measure::{Column, Speed, agreement, speed, table},
+    origin::{Origin, Settings},
     preflight::{self, Forecast, inference_bytes, training_bytes, weight_bytes},
     recipe,
     session::Session,
@@ -23,7 +25,7 @@ use crate::{
 use paring_calibrate::Gram;
 use paring_checkpoint::{DirWriter, Overwrite, atomic, read_text};
 use paring_eval::Agreement;
-use paring_importance::ImportanceSet;
+use paring_importance::{Extras, ImportanceSet, ScoreOptions};
 use paring_model::{Arch, Model, params, write_model};
 use paring_prune::{Dims, Plan, Target, count_params};
 use paring_tensor::{DType, Shape, round_to};
@@ -196,7 +198,8 @@ impl Job<'_> {
         };
 
         let (set, gram) = self.importance(&place, &calibration, &teacher_hash)?;
-        let plan = Plan::choose(&self.teacher, &importance_file::scores(&set)?, &self.target)?;
+        let plan =
+            Plan::choose(&self.teacher, &importance_file::scores(&set, &ScoreOptions::default())?, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
         let arch = student_arch(&self.source.opened.arch, &plan);
         self.announce(&plan);
@@ -238,7 +241,9 @@ impl Job<'_> {
         teacher_hash: &str,
     ) -> Result<(ImportanceSet, Option<Gram>)> {
         let path = place.path("importance.safetensors");
-        let origin = Origin { model: teacher_hash.into(), data: self.texts.calibration.hash.clone() };
+        let texts = &self.texts.calibration;
+        let settings = Settings::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
+        let origin = Origin::new(teacher_hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
         if path.exists() {
             let (set, found) = importance_file::load(&path, teacher_hash)?;
             if found != origin {
@@ -250,7 +255,7 @@ impl Job<'_> {
             return Ok((set, None));
         }
         let (set, gram) = calibration.run(self.compensate)?;
-        importance_file::save(&path, &set, &origin)?;
+        importance_file::save(&path, &set, &origin, &[])?;
         Ok((set, gram))
     }
 

@@ -6,4 +6,5 @@ pub(crate) mod eval; // perplexity
 pub(crate) mod generate; // continue a prompt
 pub(crate) mod importance; // measure
 pub(crate) mod inspect; // what a checkpoint is
+pub(crate) mod merge; // shards of an importance file
 pub(crate) mod prune; // cut

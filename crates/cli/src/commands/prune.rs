@@ -16,6 +16,7 @@ use crate::{
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
+use paring_importance::ScoreOptions;
 use paring_model::write_model;
 use paring_prune::Plan;
 use paring_tensor::DType;
@@ -37,7 +38,11 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     source.tokenizer()?;
     let teacher = dims(&source.opened.arch)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
-    let plan = Plan::choose(&teacher, &importance_file::scores(&set)?, &target(&args.target, &teacher)?)?;
+    let plan = Plan::choose(
+        &teacher,
+        &importance_file::scores(&set, &ScoreOptions::default())?,
+        &target(&args.target, &teacher)?,
+    )?;
     let arch = student_arch(&source.opened.arch, &plan);
     let compensate = args.target.compensate == Some(Compensate::LeastSquares);
     let windows = compensate.then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
@@ -87,7 +92,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     dir.write_bytes("paring/plan.json", plan.to_json()?.as_bytes())?;
     let provenance = json!({
         "written_by": concat!("paring ", env!("CARGO_PKG_VERSION")), "teacher": source.name, "teacher_hash": origin.model,
-        "importance_data_hash": origin.data, "compensation_data_hash": windows.as_ref().map(|w| &w.hash),
+        "importance_data_hash": origin.data(), "compensation_data_hash": windows.as_ref().map(|w| &w.hash),
         "command": crate::command_line(),
     });
     dir.write_bytes("paring/provenance.json", format!("{provenance:#}\n").as_bytes())?;

@@ -10,6 +10,7 @@ mod cuda; // the same program on a simulated CUDA device
 mod embedded; // without any file from outside
 mod interrupted; // kills, signals, two at once, full disks
 mod lab; // a directory, the program in it, and what came out
+mod shards; // importance in parts
 mod small; // help, pipes, environment
 mod tiny; // the model and the text
 mod whole; // `paring compress`
