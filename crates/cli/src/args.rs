@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Let a student learn from a teacher's output distribution
     Distill(Distill),
-    /// Perplexity of a model on a text
+    /// Perplexity of a model on a text, accuracy on multiple-choice tasks
     Eval(Eval),
     /// Continue a prompt
     Generate(Generate),
@@ -135,6 +135,20 @@ pub(crate) struct Data {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) windows: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Tasks")]
+pub(crate) struct Tasks {
+    /// Multiple choice by log-likelihood: .jsonl of {ctx, choices, gold}, each also .gz or .zst
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) task: Vec<PathBuf>,
+    /// Only the first rows of each task
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) task_rows: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -290,10 +304,8 @@ command! { Distill {
 
 command! { Eval {
     /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows
-    #[arg(long, value_name = "MODEL")] model: String,
-    /// Not built yet: multiple choice
-    #[arg(long, value_name = "FILE")] task: PathBuf
-} data: Data, common: Common }
+    #[arg(long, value_name = "MODEL")] model: String
+} data: Data, tasks: Tasks, common: Common }
 
 command! { Generate {
     /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows [default: the embedded teacher]

@@ -1,5 +1,8 @@
 //! Flags of `paring importance` and of the merge of its shards.
-use crate::args::{Common, Data, Work};
+use crate::{
+    args::{Common, Data, Work},
+    args_depth::DepthFlags,
+};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -29,6 +32,9 @@ pub(crate) struct Importance {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) data: Data,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) depth: DepthFlags,
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) work: Work,

@@ -8,6 +8,7 @@ macro_rules! tell {
 }
 
 mod args; // flags
+mod args_depth; // flags about layers
 mod args_importance; // flags of importance
 mod args_scores; // which scores to rank by
 mod calibration; // the calibration pass
@@ -31,6 +32,7 @@ mod signals; // an orderly stop
 mod source; // what --model names
 mod student; // cutting weights
 mod target; // what is asked of the student
+mod tasks; // multiple choice
 mod training; // distillation
 mod workplace; // unfinished runs
 

@@ -85,6 +85,20 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// A measurement that was not asked for when the file was made.
+    NotSwept {
+        /// The array that would hold it.
+        name: String,
+        /// Flags of `paring importance` that measure it.
+        flags: String,
+    },
+    /// A number of layers to drop that is zero or leaves none.
+    Drop {
+        /// The number.
+        got: usize,
+        /// Layers of the model.
+        layers: usize,
+    },
     /// A stored array occurs twice.
     Twice {
         /// Its name.
@@ -153,6 +167,12 @@ impl fmt::Display for Error {
             Error::Uneven { site, got, want } => write!(f, "{site} saw {got} sequences, expected {want}"),
             Error::Missing { name } => {
                 write!(f, "importance array `{name}` is missing; write the file again with `paring importance`")
+            }
+            Error::NotSwept { name, flags } => {
+                write!(f, "importance array `{name}` is missing; measure it with `paring importance {flags}`")
+            }
+            Error::Drop { got, layers } => {
+                write!(f, "{got} of {layers} layers to drop, expected 1 to {}", layers.saturating_sub(1))
             }
             Error::Twice { name } => write!(f, "importance array `{name}` occurs twice"),
             Error::Shape { name, got, want } => {

@@ -31,9 +31,10 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["exec", "ops", "tensor", "checkpoint"]),
     // Token ids only: no arrow to `text`.
     ("engine", &["model", "exec", "ops", "tensor", "sampling"]),
-    ("calibrate", PROGRAM),
-    ("train", PROGRAM),
     ("eval", PROGRAM),
+    // Layers are judged by what `eval` measures.
+    ("calibrate", CALIBRATE),
+    ("train", PROGRAM),
     ("cli", ANYTHING),
     ("benches", &[]),
     ("xtask", &[]),
@@ -42,6 +43,22 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
 /// What a program builds on.
 const PROGRAM: &[&str] =
     &["model", "exec", "ops", "tensor", "checkpoint", "text", "importance", "prune", "distill", "optim", "sampling"];
+
+/// [`PROGRAM`], and `eval`.
+const CALIBRATE: &[&str] = &[
+    "model",
+    "exec",
+    "ops",
+    "tensor",
+    "checkpoint",
+    "text",
+    "importance",
+    "prune",
+    "distill",
+    "optim",
+    "sampling",
+    "eval",
+];
 
 /// Every crate of the workspace, except those that are for tests only.
 const ANYTHING: &[&str] = &["*"];

@@ -1,6 +1,7 @@
 //! `paring importance`: measure, and save what was measured.
 use crate::{
     args_importance::Importance,
+    commands::depth::DepthPlan,
     coverage::Shard,
     data::{windows, windows_of_documents},
     describe::table,
@@ -56,6 +57,11 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     };
     let tape = if extras.taylor { tape_bytes(arch, context) } else { 0 };
     forecast.memory(&[weight_bytes(arch, dtype) + inference_bytes(arch, context) + tape + 3 * file_bytes(arch)]);
+    let depth = DepthPlan::new(&args.depth, &source, &windows)?;
+    if let Some(depth) = &depth {
+        forecast.flops += depth.flops(arch);
+        forecast.peak_memory += depth.bytes();
+    }
     if args.work.dry_run {
         let seconds = forecast.seconds(&session)?;
         return session.print(&forecast.json(seconds), &forecast.text(seconds));
@@ -79,14 +85,21 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     }
     progress.finish();
     let set = measure.into_set();
+    let depth = depth.map(|depth| depth.run(&session, &model, &stop)).transpose()?;
+    let swept = depth.as_ref().map_or(Vec::new(), |d| d.results.to_arrays());
     let settings = Settings::new(context, "first", mask, dtype, extras);
     let origin = Origin::new(source.hash()?, windows.hash.clone(), settings, shard, all);
-    importance_file::save(out, &set, &origin, &[])?;
+    importance_file::save(out, &set, &origin, &swept)?;
     let seconds = begin.elapsed().as_secs_f64();
-    let json = json!({"tokens": set.tokens(), "seconds": seconds, "out": out});
+    let mut json = json!({"tokens": set.tokens(), "seconds": seconds, "out": out});
     let mut rows = vec![vec!["layer".to_string(), "block influence".to_string()]];
     rows.extend(set.block_influence().iter().enumerate().map(|(l, bi)| vec![l.to_string(), format!("{bi:.4}")]));
-    let text = format!("{}{} tokens in {seconds:.1} s: {}\n", table(&rows), set.tokens(), out.display());
+    let mut text = table(&rows);
+    if let Some(depth) = depth {
+        json["depth"] = depth.json;
+        text += &depth.text;
+    }
+    let text = format!("{text}{} tokens in {seconds:.1} s: {}\n", set.tokens(), out.display());
     session.print(&json, &text)
 }
 

@@ -163,7 +163,7 @@ fn what_is_missing_is_asked_for() {
         ("distill --student model", &["--out DIR"]),
         ("distill --teacher model --out new", &["--student DIR"]),
         ("generate --model model", &["--prompt TEXT"]),
-        ("eval --model model --task tasks.jsonl", &["--task is not built yet"]),
+        ("eval --model model --task tasks.jsonl", &["tasks.jsonl: cannot be read"]),
         ("fetch", &["what to fetch", "smollm2-135m-instruct"]),
         ("fetch nothing", &["`nothing`", "smollm2-135m-instruct"]),
         ("fetch ../../etc/passwd", &["`../../etc/passwd`"]),

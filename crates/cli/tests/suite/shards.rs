@@ -47,7 +47,10 @@ fn a_file_says_what_it_is_of() {
     lab.done(&format!("{RUN} --taylor --shard 1/2 --out half"));
     let header = header(&lab, "half");
     let meta = &header["__metadata__"];
-    assert_eq!((&meta["paring.kind"], &meta["paring.version"], &meta["paring.tokens"]), (&"importance".into(), &"2".into(), &"256".into()));
+    assert_eq!(
+        (&meta["paring.kind"], &meta["paring.version"], &meta["paring.tokens"]),
+        (&"importance".into(), &"2".into(), &"256".into())
+    );
     let parts: serde_json::Value = serde_json::from_str(meta["paring.data"].as_str().unwrap()).unwrap();
     assert_eq!((&parts[0]["windows"], &parts[0]["seen"]), (&8.into(), &"1/2".into()));
     let settings: serde_json::Value = serde_json::from_str(meta["paring.settings"].as_str().unwrap()).unwrap();
@@ -58,9 +61,16 @@ fn a_file_says_what_it_is_of() {
         })
     );
     for (name, dtype) in [
-        ("hidden", "F64"), ("ffn.0", "F64"), ("heads.1", "F64"), ("kv_groups.2", "F64"), ("block_influence", "F64"),
-        ("block_influence.angular", "F64"), ("weights.down_proj.0", "F64"), ("raw.ffn_gate.0", "I64"),
-        ("raw.taylor.hidden", "I64"), ("raw.counts", "I64"),
+        ("hidden", "F64"),
+        ("ffn.0", "F64"),
+        ("heads.1", "F64"),
+        ("kv_groups.2", "F64"),
+        ("block_influence", "F64"),
+        ("block_influence.angular", "F64"),
+        ("weights.down_proj.0", "F64"),
+        ("raw.ffn_gate.0", "I64"),
+        ("raw.taylor.hidden", "I64"),
+        ("raw.counts", "I64"),
     ] {
         assert_eq!(header[name]["dtype"], dtype, "{name}");
     }
