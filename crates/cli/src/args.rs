@@ -1,5 +1,5 @@
 //! Flags. Every flag is a recipe key of the same name, so every struct here can also be read from TOML.
-use crate::{args_depth::DepthFlags, commands::bench::Bench};
+use crate::{args_importance::Importance, commands::bench::Bench};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -351,13 +351,6 @@ command! { Compress {
     /// Windows of evaluation, evenly from the held-out text [default: 64]
     #[arg(long, value_name = "N")] eval_windows: usize
 } data: Data, target: Target, training: Training, work: Work, common: Common }
-
-command! { Importance {
-    /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows
-    #[arg(long, value_name = "MODEL")] model: String,
-    /// The importance file, .safetensors
-    #[arg(long, value_name = "FILE")] out: PathBuf
-} data: Data, depth: DepthFlags, work: Work, common: Common }
 
 command! { Prune {
     /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows

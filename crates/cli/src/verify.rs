@@ -101,7 +101,12 @@ fn plan(args: &Prune, source: &Source, seed: u64) -> Result<(Plan, String)> {
     };
     let teacher = dims(arch)?;
     let (set, _) = importance_file::load(file, &source.hash()?)?;
-    let plan = compensation::plan(flags, &teacher, importance_file::scores(&set)?, &target(flags, &teacher)?)?;
+    let plan = compensation::plan(
+        flags,
+        &teacher,
+        importance_file::scores(&set, &paring_importance::ScoreOptions::default())?,
+        &target(flags, &teacher)?,
+    )?;
     Ok((plan, shown_path(file)))
 }
 

@@ -3,12 +3,13 @@
 use crate::{BlockInfluence, Distance, Error, Result, RowProducts};
 
 /// For every contiguous block of `n` layers that begins at `l`, over tokens `t` and sequences `b`:
-/// `mean_b mean_t distance(x_l,t, x_l+n,t)` for both [`Distance`]s, where `x_l` is the residual stream into layer `l`.
+/// `mean_b (1 - mean_t cos(x_l,t, x_l+n,t))` and `mean_b mean_t arccos(cos(x_l,t, x_l+n,t)) / pi`, where `x_l` is the residual stream into
+/// layer `l`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpanInfluence {
     sizes: Vec<usize>,
-    /// By size; a block stands where its first layer does.
-    blocks: Vec<BlockInfluence>,
+    /// By size; its layers are the blocks' first layers.
+    influence: Vec<BlockInfluence>,
 }
 
 impl SpanInfluence {
@@ -20,8 +21,11 @@ impl SpanInfluence {
         if let Some(n) = sizes.iter().find(|&&n| n == 0 || layers < n) {
             return Err(Error::Geometry { what: format!("a block of {n} layers in a model of {layers}") });
         }
-        let blocks = sizes.iter().map(|n| BlockInfluence::new(layers - n + 1)).collect();
-        Ok(SpanInfluence { sizes: sizes.to_vec(), blocks })
+        let places = |n: &usize| layers - n + 1;
+        Ok(SpanInfluence {
+            sizes: sizes.to_vec(),
+            influence: sizes.iter().map(|n| BlockInfluence::new(places(n))).collect(),
+        })
     }
 
     /// The sizes of blocks.
@@ -39,14 +43,19 @@ impl SpanInfluence {
     /// # Errors
     /// [`Error::Layer`], [`Error::EmptySequence`] or [`Error::NotFinite`].
     pub fn observe(&mut self, size: usize, first: usize, products: &[RowProducts]) -> Result<()> {
-        match self.blocks.get_mut(size) {
-            Some(blocks) => blocks.observe_products(first, products),
-            None => Err(Error::Layer { got: size, layers: self.sizes.len() }),
-        }
+        let Some(influence) = self.influence.get_mut(size) else {
+            return Err(Error::Layer { got: size, layers: self.sizes.len() });
+        };
+        influence.observe_products(first, products)
     }
 
-    /// The mean distances of the blocks of `sizes()[size]` layers, by first layer; empty for a size that is not there.
-    pub fn scores(&self, size: usize, distance: Distance) -> Vec<f64> {
-        self.blocks.get(size).map_or(Vec::new(), |b| b.scores(distance))
+    /// `1 - cos` of the blocks of `sizes()[size]` layers, by first layer; empty for a size that is not there.
+    pub fn cosine(&self, size: usize) -> Vec<f64> {
+        self.influence.get(size).map_or(Vec::new(), |i| i.scores(Distance::Cosine))
+    }
+
+    /// Angles as parts of pi, of the blocks of `sizes()[size]` layers, by first layer; empty for a size that is not there.
+    pub fn angular(&self, size: usize) -> Vec<f64> {
+        self.influence.get(size).map_or(Vec::new(), |i| i.scores(Distance::Angular))
     }
 }

@@ -101,16 +101,16 @@ fn blocks_of_one_layer_turn_as_block_influence_says_and_angles_are_those_of_trig
         spans.observe(1, 0, products).unwrap();
         single.observe_products(1, products).unwrap();
     }
-    assert_eq!(spans.scores(0, Distance::Cosine), single.scores(Distance::Cosine));
-    assert_eq!(spans.scores(0, Distance::Cosine)[1], spans.scores(1, Distance::Cosine)[0]);
-    assert_eq!(spans.scores(1, Distance::Cosine).len(), 2);
+    assert_eq!(spans.cosine(0), single.scores(Distance::Cosine));
+    assert_eq!(spans.cosine(0)[1], spans.cosine(1)[0]);
+    assert_eq!(spans.cosine(1).len(), 2);
     // (60 + 90) / 2 = 75 degrees of the first sequence, 120 of the second: their mean is 97.5 of 180.
-    let angle = spans.scores(1, Distance::Angular)[0];
+    let angle = spans.angular(1)[0];
     assert!((angle - 97.5 / 180.0).abs() < 1e-12, "{angle}");
-    assert_eq!((spans.scores(0, Distance::Angular)[0], spans.scores(2, Distance::Angular)), (0.0, vec![]));
+    assert_eq!((spans.angular(0)[0], spans.angular(2)), (0.0, vec![]));
     // Roundings above 1 are no NaN.
     spans.observe(0, 2, &[RowProducts { xy: 1.0 + 1e-12, xx: 1.0, yy: 1.0 }]).unwrap();
-    assert_eq!(spans.scores(0, Distance::Angular)[2], 0.0);
+    assert_eq!(spans.angular(0)[2], 0.0);
     assert!(matches!(spans.observe(0, 3, &sequences[0]), Err(Error::Layer { got: 3, layers: 3 })));
     assert!(matches!(spans.observe(2, 0, &sequences[0]), Err(Error::Layer { got: 2, layers: 2 })));
     assert!(matches!(spans.observe(0, 0, &[]), Err(Error::EmptySequence)));

@@ -18,7 +18,7 @@ mod zstd; // .zst files of several frames
 pub use choices::{ChoiceRow, read_choices};
 pub use documents::{Documents, read_documents};
 pub use error::{Error, Result};
-pub use pack::{pack, read_token_windows};
+pub use pack::{Window, pack, pack_documents, read_token_windows};
 pub use stream::Stream;
 pub use tokenizer::Tokenizer;
 pub use train::train_bpe;

@@ -1,7 +1,7 @@
 //! What sweeps found, as the arrays `depth.*` of an importance file. Their names and shapes are listed in `paring-importance`, whose
 //! `DepthRanking` chooses by them.
 use super::Scores;
-use paring_importance::{Distance, NamedArray, SpanInfluence};
+use paring_importance::{NamedArray, SpanInfluence};
 
 /// Scores without every contiguous block of some sizes.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,8 +72,8 @@ impl DepthResults {
         }
         if let Some(spans) = &self.influence {
             for (i, n) in spans.sizes().iter().enumerate() {
-                out.push(vector(format!("depth.block_cosine.{n}"), spans.scores(i, Distance::Cosine)));
-                out.push(vector(format!("depth.block_angular.{n}"), spans.scores(i, Distance::Angular)));
+                out.push(vector(format!("depth.block_cosine.{n}"), spans.cosine(i)));
+                out.push(vector(format!("depth.block_angular.{n}"), spans.angular(i)));
             }
         }
         if let Some(greedy) = &self.greedy {

@@ -5,12 +5,14 @@ use crate::{
     calibration::Calibration,
     card::Card,
     compensation::{self, Bed, Compensation, fits_json},
+    coverage::Shard,
     data::{self, Windows, context, windows},
     describe::{count, describe, dims},
     embedded::Part,
     error::{Failure, Result},
-    importance_file::{self, Origin},
+    importance_file,
     measure::{Column, Speed, agreement, speed, table},
+    origin::{self, Origin},
     preflight::{self, Forecast, inference_bytes, training_bytes, weight_bytes},
     recipe,
     session::Session,
@@ -22,7 +24,7 @@ use crate::{
 };
 use paring_checkpoint::{DirWriter, Overwrite, atomic, read_text};
 use paring_eval::Agreement;
-use paring_importance::ImportanceSet;
+use paring_importance::{Extras, ImportanceSet, ScoreOptions};
 use paring_model::{Arch, Model, params, write_model};
 use paring_prune::{Dims, Plan, Target, count_params};
 use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
@@ -184,7 +186,7 @@ impl Job<'_> {
         };
 
         let set = self.importance(&place, &calibration, &teacher_hash)?;
-        let scores = importance_file::scores(&set)?;
+        let scores = importance_file::scores(&set, &ScoreOptions::default())?;
         let plan = compensation::plan(&self.args.target, &self.teacher, scores, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
         let arch = student_arch(&self.how.teacher(&self.source.opened.arch), &plan);
@@ -228,7 +230,9 @@ impl Job<'_> {
         teacher_hash: &str,
     ) -> Result<ImportanceSet> {
         let path = place.path("importance.safetensors");
-        let origin = Origin { model: teacher_hash.into(), data: self.texts.calibration.hash.clone() };
+        let texts = &self.texts.calibration;
+        let settings = origin::Settings::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
+        let origin = Origin::new(teacher_hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
         if path.exists() {
             let (set, found) = importance_file::load(&path, teacher_hash)?;
             if found != origin {
@@ -240,7 +244,7 @@ impl Job<'_> {
             return Ok(set);
         }
         let set = calibration.run()?;
-        importance_file::save(&path, &set, Vec::new(), &origin)?;
+        importance_file::save(&path, &set, &origin, &[])?;
         Ok(set)
     }
 

@@ -15,7 +15,7 @@ use crate::{
 use paring_calibrate::depth::{self, Blocks, Cost, Depth, DepthResults, Greedy, block_removals, cost, greedy_cost};
 use paring_checkpoint::atomic;
 use paring_eval::{Criterion, LmLoss, TaskScore};
-use paring_importance::{Distance, SpanInfluence};
+use paring_importance::SpanInfluence;
 use paring_model::{Arch, Model};
 use serde_json::{Map, Value, json};
 use std::{path::PathBuf, time::Instant};
@@ -256,8 +256,7 @@ fn by_size(blocks: &Blocks, fields: &dyn Fn(&[f64]) -> Map<String, Value>) -> Va
 }
 
 fn turns(spans: &SpanInfluence, i: usize, size: usize) -> Vec<Value> {
-    let [cosine, angular] = Distance::ALL.map(|d| spans.scores(i, d));
-    let pairs = cosine.into_iter().zip(angular).enumerate();
+    let pairs = spans.cosine(i).into_iter().zip(spans.angular(i)).enumerate();
     pairs.map(|(at, (cosine, angular))| point(at, size, first(&[cosine, angular], &["cosine", "angular"]))).collect()
 }
 

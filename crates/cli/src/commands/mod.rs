@@ -7,5 +7,6 @@ pub(crate) mod eval; // perplexity and tasks
 pub(crate) mod generate; // continue a prompt
 pub(crate) mod importance; // measure
 pub(crate) mod inspect; // what a checkpoint is
+pub(crate) mod merge; // shards of an importance file
 pub(crate) mod prune; // cut
 pub(crate) mod search; // candidates under a budget

@@ -15,6 +15,7 @@ use crate::{
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
+use paring_importance::ScoreOptions;
 use paring_model::{Arch, write_model};
 use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
 use paring_tensor::DType;
@@ -47,8 +48,8 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let teacher = dims(&of)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
     check_search(&args.target, &origin.model)?;
-    let plan =
-        compensation::plan(&args.target, &teacher, importance_file::scores(&set)?, &target(&args.target, &teacher)?)?;
+    let scores = importance_file::scores(&set, &ScoreOptions::default())?;
+    let plan = compensation::plan(&args.target, &teacher, scores, &target(&args.target, &teacher)?)?;
     let arch = student_arch(&of, &plan);
     let windows =
         how.needs_text().then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
@@ -105,7 +106,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     dir.write_bytes("paring/plan.json", plan.to_json()?.as_bytes())?;
     let provenance = json!({
         "written_by": concat!("paring ", env!("CARGO_PKG_VERSION")), "teacher": source.name, "teacher_hash": origin.model,
-        "importance_data_hash": origin.data, "compensation_data_hash": windows.as_ref().map(|w| &w.hash),
+        "importance_data_hash": origin.data(), "compensation_data_hash": windows.as_ref().map(|w| &w.hash),
         "compensation": how.json(), "command": crate::command_line(),
     });
     dir.write_bytes("paring/compensation.json", format!("{:#}\n", fits_json(&fits)).as_bytes())?;

@@ -12,6 +12,7 @@ mod embedded; // without any file from outside
 mod interrupted; // kills, signals, two at once, full disks
 mod lab; // a directory, the program in it, and what came out
 mod search; // `paring search`, and what is made of its result
+mod shards; // importance in parts
 mod small; // help, pipes, environment
 mod tiny; // the model and the text
 mod verify; // `paring prune --verify`

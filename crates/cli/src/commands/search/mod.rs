@@ -9,10 +9,12 @@ use crate::{
     args::Compensate,
     args_search::{LatencyOf, Score, Search},
     calibration::Calibration,
+    coverage::Shard,
     data::{Windows, windows},
     embedded::Part,
     error::{Failure, Result},
-    importance_file::{self, Origin},
+    importance_file,
+    origin::{self, Origin},
     preflight::{Forecast, inference_bytes, training_bytes, weight_bytes},
     progress::Progress,
     recipe,
@@ -23,7 +25,7 @@ use crate::{
 };
 use budget::{Clock, Limit};
 use paring_checkpoint::{atomic, read_text};
-use paring_importance::ImportanceSet;
+use paring_importance::{Extras, ImportanceSet, ScoreOptions};
 use paring_optim::{AdamW, Schedule};
 use paring_prune::{Dims, Space, Widths};
 use paring_search::{
@@ -317,8 +319,10 @@ impl Job<'_> {
         let windows = &self.texts.calibration.windows;
         let calibration = Calibration { session: self.session, model: &model, windows, stop };
         let set = calibration.run()?;
-        let origin = Origin { model: hash.into(), data: self.texts.calibration.hash.clone() };
-        importance_file::save(&path, &set, &origin)?;
+        let texts = &self.texts.calibration;
+        let settings = origin::Settings::new(texts.longest(), "spread", false, self.dtype, Extras::default());
+        let origin = Origin::new(hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
+        importance_file::save(&path, &set, &origin, &[])?;
         Ok(set)
     }
 
@@ -381,7 +385,7 @@ impl Job<'_> {
         let hash = self.hash.clone();
         let measured = if self.given.is_none() { Some(self.importance(&place, stop, &hash)?) } else { None };
         let set = self.given.as_ref().or(measured.as_ref()).ok_or_else(|| Failure::work("no importance"))?;
-        let scores = importance_file::scores(set)?;
+        let scores = importance_file::scores(set, &ScoreOptions::default())?;
         let dropping = self.first_to_go.as_ref().map(|first| completed(first, &scores.block_influence));
         let ranking = Ranking::new(&self.dims, scores, dropping)?;
         let widths = self.repaired_widths(candidates, single);
