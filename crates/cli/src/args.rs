@@ -1,5 +1,5 @@
 //! Flags. Every flag is a recipe key of the same name, so every struct here can also be read from TOML.
-use crate::{args_importance::Importance, commands::bench::Bench};
+use crate::{args_depth::DropBy, args_importance::Importance, commands::bench::Bench};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -289,7 +289,7 @@ command! { Prune {
     #[arg(long, value_name = "FILE")] importance: PathBuf,
     /// Directory of the pruned model
     #[arg(long, value_name = "DIR")] out: PathBuf
-} data: Data, target: Target, work: Work, common: Common }
+} data: Data, target: Target, drop: DropBy, work: Work, common: Common }
 
 command! { Distill {
     /// Directory of the student

@@ -4,6 +4,7 @@ use crate::{
     calibration::{Calibration, GRAM_BYTES, gram_bytes},
     data::windows,
     describe::{count, dims, table},
+    drop_by,
     embedded::Part,
     error::{Failure, Result},
     importance_file,
@@ -38,11 +39,9 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     source.tokenizer()?;
     let teacher = dims(&source.opened.arch)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
-    let plan = Plan::choose(
-        &teacher,
-        &importance_file::scores(&set, &ScoreOptions::default())?,
-        &target(&args.target, &teacher)?,
-    )?;
+    let target = target(&args.target, &teacher)?;
+    let target = drop_by::choose(args.drop.drop_by, target, teacher.layers, file, &set)?;
+    let plan = Plan::choose(&teacher, &importance_file::scores(&set, &ScoreOptions::default())?, &target)?;
     let arch = student_arch(&source.opened.arch, &plan);
     let compensate = args.target.compensate == Some(Compensate::LeastSquares);
     let windows = compensate.then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
