@@ -11,7 +11,7 @@ use crate::{
     error::{Failure, Result},
     importance_file,
     measure::{Column, Speed, agreement, speed, table},
-    origin::{Origin, Settings},
+    origin::{Conditions, Origin},
     preflight::{self, Forecast, inference_bytes, training_bytes, weight_bytes},
     recipe,
     session::Session,
@@ -100,6 +100,7 @@ struct Job<'a> {
     context: usize,
     settings: Settings,
     compensate: bool,
+    scores: ScoreOptions,
 }
 
 pub(crate) fn run(args: &Compress) -> Result<()> {
@@ -110,7 +111,7 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     }
     let source = Source::open(args.model.as_deref())?;
     let teacher = dims(&source.opened.arch)?;
-    let target = target(&args.target, &teacher)?;
+    let (target, scores) = (target(&args.target, &teacher)?, args.scores.options()?);
     let student = target.student(&teacher)?;
     paring_prune::check_loadable(&teacher, &student)?;
     let texts = Texts::new(args, &source)?;
@@ -129,6 +130,7 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
         context: longest,
         settings,
         compensate,
+        scores,
     };
 
     let out = args.out.clone().unwrap_or_else(|| free_name("runs/compress"));
@@ -199,7 +201,7 @@ impl Job<'_> {
 
         let (set, gram) = self.importance(&place, &calibration, &teacher_hash)?;
         let plan =
-            Plan::choose(&self.teacher, &importance_file::scores(&set, &ScoreOptions::default())?, &self.target)?;
+            Plan::choose(&self.teacher, &importance_file::scores(&set, &self.scores)?, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
         let arch = student_arch(&self.source.opened.arch, &plan);
         self.announce(&plan);
@@ -242,7 +244,7 @@ impl Job<'_> {
     ) -> Result<(ImportanceSet, Option<Gram>)> {
         let path = place.path("importance.safetensors");
         let texts = &self.texts.calibration;
-        let settings = Settings::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
+        let settings = Conditions::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
         let origin = Origin::new(teacher_hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
         if path.exists() {
             let (set, found) = importance_file::load(&path, teacher_hash)?;

@@ -8,7 +8,7 @@ use crate::{
     embedded::Part,
     error::{Failure, Result},
     importance_file,
-    origin::{Origin, Settings},
+    origin::{Conditions, Origin},
     preflight::{Forecast, inference_bytes, weight_bytes},
     progress::Progress,
     session::Session,
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     let set = measure.into_set();
     let depth = depth.map(|depth| depth.run(&session, &model, &stop)).transpose()?;
     let swept = depth.as_ref().map_or(Vec::new(), |d| d.results.to_arrays());
-    let settings = Settings::new(context, "first", mask, dtype, extras);
+    let settings = Conditions::new(context, "first", mask, dtype, extras);
     let origin = Origin::new(source.hash()?, windows.hash.clone(), settings, shard, all);
     importance_file::save(out, &set, &origin, &swept)?;
     let seconds = begin.elapsed().as_secs_f64();

@@ -16,7 +16,6 @@ use crate::{
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
-use paring_importance::ScoreOptions;
 use paring_model::write_model;
 use paring_prune::Plan;
 use paring_tensor::DType;
@@ -40,7 +39,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
     let plan = Plan::choose(
         &teacher,
-        &importance_file::scores(&set, &ScoreOptions::default())?,
+        &importance_file::scores(&set, &args.scores.options()?)?,
         &target(&args.target, &teacher)?,
     )?;
     let arch = student_arch(&source.opened.arch, &plan);
