@@ -1,5 +1,5 @@
 //! Flags. Every flag is a recipe key of the same name, so every struct here can also be read from TOML.
-use crate::{args_depth::DropBy, args_importance::Importance, commands::bench::Bench};
+use crate::{args_depth::DropBy, args_importance::Importance, args_scores::ScoreFlags, commands::bench::Bench};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -156,7 +156,7 @@ pub(crate) struct Tasks {
 pub(crate) enum Compensate {
     /// Slice, as in Minitron
     None,
-    /// Solve for the down_proj that reproduces its old output best on the calibration text
+    /// Fit the maps around the cut to the teacher on the calibration text
     LeastSquares,
 }
 
@@ -165,8 +165,30 @@ pub(crate) enum Compensate {
 pub(crate) enum Basis {
     /// Keep channels of the residual stream as they are
     Channels,
-    /// Not built yet: keep directions of the rotated residual stream
+    /// Keep the principal directions of the residual stream on the calibration text; unties the head
     Rotated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MergeHeads {
+    /// They go
+    None,
+    /// A kept head becomes 2 head - pruned head, as the Minitron paper prints it
+    Paper,
+    /// A kept head becomes the pruned head: LaCo's sign
+    Laco,
+    /// A kept head's output columns get those of a pruned head of its group added
+    Sum,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MergeKv {
+    /// Groups go with their query heads
+    Drop,
+    /// Neighbouring groups become their mean and all query heads stay
+    Mean,
 }
 
 #[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
@@ -205,10 +227,46 @@ pub(crate) struct Target {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) compensate: Option<Compensate>,
+    /// Fit on what the cut model computes, layer by layer, and to the teacher's residual stream; `false` fits every down_proj and o_proj
+    /// alone, on what the teacher computes [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sequential: Option<bool>,
+    /// Ridge of least squares, as a part of the mean diagonal of the Gram matrix; auto chooses it for every map on held-out windows
+    /// [default: auto]
+    #[arg(long, value_name = "auto|NUMBER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ridge: Option<String>,
+    /// Whether least squares lets the layer in front of dropped ones add what they added [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) block_map: Option<bool>,
+    /// What becomes of pruned query heads [default: none]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) merge_heads: Option<MergeHeads>,
+    /// What becomes of key/value groups when there are to be fewer [default: drop]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) merge_kv: Option<MergeKv>,
     /// In which basis to cut the residual stream [default: channels]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) basis: Option<Basis>,
+}
+
+#[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Self-tests")]
+pub(crate) struct SelfTests {
+    /// Cut nothing, but test on this model that cutting keeps its promises, and which runtimes load the student; exit code 1 if one fails
+    #[arg(long)]
+    #[serde(skip_serializing_if = "no")]
+    pub(crate) verify: bool,
+    /// The plan to verify: a plan.json [default: what --importance and the target choose, or a random one]
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
@@ -280,7 +338,7 @@ command! { Compress {
     #[arg(long, value_name = "N")] calibration_windows: usize,
     /// Windows of evaluation, evenly from the held-out text [default: 64]
     #[arg(long, value_name = "N")] eval_windows: usize
-} data: Data, target: Target, training: Training, work: Work, common: Common }
+} data: Data, target: Target, scores: ScoreFlags, training: Training, work: Work, common: Common }
 
 command! { Prune {
     /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows
@@ -289,7 +347,7 @@ command! { Prune {
     #[arg(long, value_name = "FILE")] importance: PathBuf,
     /// Directory of the pruned model
     #[arg(long, value_name = "DIR")] out: PathBuf
-} data: Data, target: Target, drop: DropBy, work: Work, common: Common }
+} data: Data, target: Target, drop: DropBy, scores: ScoreFlags, tests: SelfTests, work: Work, common: Common }
 
 command! { Distill {
     /// Directory of the student

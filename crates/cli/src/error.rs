@@ -94,6 +94,16 @@ impl From<paring_train::Error> for Failure {
     }
 }
 
+impl From<paring_surgery::Error> for Failure {
+    fn from(e: paring_surgery::Error) -> Self {
+        match e {
+            paring_surgery::Error::Model(e) => e.into(),
+            paring_surgery::Error::Prune(e) => e.into(),
+            e => Failure::work(e),
+        }
+    }
+}
+
 impl From<paring_engine::Error> for Failure {
     fn from(e: paring_engine::Error) -> Self {
         match e {

@@ -14,6 +14,7 @@ mod args_scores; // which scores to rank by
 mod calibration; // the calibration pass
 mod card; // the model card
 mod commands; // what can be done
+mod compensation; // what is done about what a cut breaks
 mod coverage; // which windows were seen
 mod data; // windows of token ids
 mod describe; // models in numbers, tables
@@ -31,10 +32,10 @@ mod recipe; // flags from TOML
 mod session; // what all commands share
 mod signals; // an orderly stop
 mod source; // what --model names
-mod student; // cutting weights
 mod target; // what is asked of the student
 mod tasks; // multiple choice
 mod training; // distillation
+mod verify; // self-tests of pruning
 mod workplace; // unfinished runs
 
 use args::{Cli, Command, NotBuilt};

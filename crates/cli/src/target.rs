@@ -1,15 +1,12 @@
 //! `--hidden`, `--ffn`, ..., `--drop-layers`, `--params`: what is asked of the student.
 use crate::{
-    args::{Basis, Target as Flags},
+    args::Target as Flags,
     error::{Failure, Result},
 };
 use paring_prune::{Dims, Mutable, ParamTarget, SearchOptions, Target, choose_shape};
 
 /// The target that the flags describe. With `--params`, axes that are given stay as given and the others are chosen.
 pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
-    if flags.basis == Some(Basis::Rotated) {
-        return Err(Failure::input("--basis rotated is not built yet; use --basis channels"));
-    }
     let drop_layers = flags
         .drop_layers
         .as_deref()

@@ -173,9 +173,7 @@ impl Arch {
     /// [`Error::Unsupported`] when layers differ, which Llama's config cannot say.
     pub fn to_config(&self, base: &Value, dtype: &str) -> Result<Value> {
         let Some(layer) = self.uniform_layer() else {
-            return Err(Error::Unsupported {
-                what: "layers of different widths cannot be written as a Llama config".into(),
-            });
+            return Err(Error::Unsupported { what: uneven(&self.layers) });
         };
         let mut config = base.as_object().cloned().unwrap_or_default();
         config.entry("architectures").or_insert_with(|| json!(["LlamaForCausalLM"]));
@@ -210,6 +208,20 @@ impl Arch {
         }
         Ok(Value::Object(config))
     }
+}
+
+/// Why layers that differ have no config, which of them do, and what could be done.
+fn uneven(layers: &[LayerArch]) -> String {
+    let Some(first) = layers.first() else { return "a model without layers has no config".into() };
+    let differ: Vec<String> = (0..layers.len()).filter(|&l| layers[l] != *first).map(|l| l.to_string()).collect();
+    let shown = differ.iter().take(12).cloned().collect::<Vec<_>>().join(", ");
+    let (name, verb) = if differ.len() == 1 { ("layer", "differs") } else { ("layers", "differ") };
+    let more = if differ.len() > 12 { format!(" and {} more", differ.len() - 12) } else { String::new() };
+    format!(
+        "{name} {shown}{more} {verb} from layer 0 in neurons, heads or groups, and a Hugging Face Llama config has one size for all layers; GGUF's \
+         architecture `deci` or Nemotron-NAS's `block_configs` could say it, and Paring writes neither: choose one size for all layers, \
+         or run the model in memory"
+    )
 }
 
 #[cfg(test)]
@@ -282,6 +294,10 @@ mod tests {
     fn layers_that_differ_cannot_be_written() {
         let mut arch = Arch::from_config(&base()).unwrap();
         arch.layers[1].ffn = 40;
-        assert!(matches!(arch.to_config(&base(), "bfloat16"), Err(Error::Unsupported { .. })));
+        let said = arch.to_config(&base(), "bfloat16").unwrap_err().to_string();
+        assert!(said.starts_with("layer 1 differs from layer 0") && said.contains("`deci`"), "{said}");
+        arch.layers = (0..20).map(|l| LayerArch { ffn: 40 + l, ..arch.layers[0] }).collect();
+        let said = arch.to_config(&base(), "bfloat16").unwrap_err().to_string();
+        assert!(said.starts_with("layers 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 7 more differ"), "{said}");
     }
 }

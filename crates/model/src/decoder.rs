@@ -276,14 +276,35 @@ impl Model {
     ) -> Result<Var> {
         let shared = self.shared(batch, 0)?;
         for l in layers {
-            let Some(layer) = self.layers.get(l) else {
-                return Err(Error::NoBlock { got: l, blocks: self.layers.len() });
-            };
+            let layer = self.layer(l)?;
             let shared = shared.clone();
             let block: Block<'m> = Box::new(move |cx, x| layer.forward(cx, l, x, &shared, None));
             x = cx.block(x, block)?;
         }
         Ok(x)
+    }
+
+    /// The attention half of a block: what it adds to the residual stream `x`, before it is added.
+    ///
+    /// # Errors
+    /// [`Error::NoBlock`], [`Error::TooLong`]; those of the operations.
+    pub fn attention<'m>(&'m self, cx: &mut Ctx<'m, '_>, batch: &Batch, block: usize, x: &Var) -> Result<Var> {
+        Ok(self.layer(block)?.attention(cx, block, x, &self.shared(batch, 0)?, None)?)
+    }
+
+    /// The MLP half of a block: what it adds to the residual stream `x`, before it is added. The two halves together are the bits of
+    /// [`Model::blocks`].
+    ///
+    /// # Errors
+    /// [`Error::NoBlock`]; those of the operations.
+    pub fn mlp<'m>(&'m self, cx: &mut Ctx<'m, '_>, block: usize, x: &Var) -> Result<Var> {
+        let layer = self.layer(block)?;
+        let h = cx.rms_norm(x, &layer.post_attention_layernorm, self.arch.rms_eps)?;
+        Ok(layer.mlp(cx, block, &h)?)
+    }
+
+    fn layer(&self, block: usize) -> Result<&Layer> {
+        self.layers.get(block).ok_or(Error::NoBlock { got: block, blocks: self.layers.len() })
     }
 
     /// The final norm of the residual stream out of the last block: `[T, H]`.
@@ -361,6 +382,23 @@ impl Layer {
         shared: &Shared<'m>,
         cache: Option<&mut KvCache>,
     ) -> paring_ops::Result<Var> {
+        let o = self.attention(cx, layer, &x, shared, cache)?;
+        let (x, h) = cx.add_rms_norm(&x, &o, &self.post_attention_layernorm, shared.eps)?;
+        let down = self.mlp(cx, layer, &h)?;
+        let x = cx.add(x, &down)?;
+        cx.tap(Site { layer, tap: Tap::BlockOut }, &x)?;
+        Ok(x)
+    }
+
+    /// What attention adds to the residual stream `x`.
+    fn attention<'m>(
+        &'m self,
+        cx: &mut Ctx<'m, '_>,
+        layer: usize,
+        x: &Var,
+        shared: &Shared<'m>,
+        cache: Option<&mut KvCache>,
+    ) -> paring_ops::Result<Var> {
         let site = |tap| Site { layer, tap };
         let spec = Arc::new(AttnSpec {
             past: shared.past,
@@ -368,9 +406,9 @@ impl Layer {
             compute: if self.q_proj.tensor.dtype() == DType::F32 { DType::F32 } else { DType::BF16 },
             ..AttnSpec::packed(self.arch.heads, self.arch.kv_heads, shared.head_dim, shared.cu_len.to_vec())
         });
-        cx.tap(site(Tap::BlockIn), &x)?;
+        cx.tap(site(Tap::BlockIn), x)?;
 
-        let h = cx.rms_norm(&x, &self.input_layernorm, shared.eps)?;
+        let h = cx.rms_norm(x, &self.input_layernorm, shared.eps)?;
         cx.tap(site(Tap::AttnNorm), &h)?;
         let q = cx.linear(&h, &self.q_proj)?;
         let k = cx.linear(&h, &self.k_proj)?;
@@ -379,18 +417,18 @@ impl Layer {
         let k = cx.rope(k, shared.rope_table, &shared.positions)?;
         let a = cx.attention(layer, &q, &k, &v, &spec, cache)?;
         cx.tap(site(Tap::AttnOut), &a)?;
-        let o = cx.linear(&a, &self.o_proj)?;
+        cx.linear(&a, &self.o_proj)
+    }
 
-        let (x, h) = cx.add_rms_norm(&x, &o, &self.post_attention_layernorm, shared.eps)?;
-        cx.tap(site(Tap::MlpNorm), &h)?;
-        let gate = cx.linear(&h, &self.gate_proj)?;
+    /// What the MLP adds to the residual stream, of which `h` is the norm.
+    fn mlp<'m>(&'m self, cx: &mut Ctx<'m, '_>, layer: usize, h: &Var) -> paring_ops::Result<Var> {
+        let site = |tap| Site { layer, tap };
+        cx.tap(site(Tap::MlpNorm), h)?;
+        let gate = cx.linear(h, &self.gate_proj)?;
         cx.tap(site(Tap::MlpGate), &gate)?;
-        let up = cx.linear(&h, &self.up_proj)?;
+        let up = cx.linear(h, &self.up_proj)?;
         let m = cx.gated(Activation::Silu, &gate, &up)?;
         cx.tap(site(Tap::MlpHidden), &m)?;
-        let down = cx.linear(&m, &self.down_proj)?;
-        let x = cx.add(x, &down)?;
-        cx.tap(site(Tap::BlockOut), &x)?;
-        Ok(x)
+        cx.linear(&m, &self.down_proj)
     }
 }

@@ -1,4 +1,5 @@
 //! What can be wrong with a target, a plan, a selection or a least-squares problem.
+use crate::{LayerDims, Sizes};
 use std::fmt;
 
 /// Result of this crate.
@@ -90,6 +91,48 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// Layers that differ in size where they have to be alike.
+    Uneven {
+        /// Those that differ from the first one, counted from 0.
+        layers: Vec<usize>,
+    },
+    /// A total that cannot be spread over the layers.
+    Spread {
+        /// The axis.
+        axis: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// Key/value groups that cannot be merged into so many.
+    MeanGroups {
+        /// The layer.
+        layer: usize,
+        /// Groups asked for.
+        got: usize,
+        /// Groups of the teacher.
+        have: usize,
+    },
+    /// More query heads of a group go than stay, so that not every one has a kept head to be added to.
+    ResidualHeads {
+        /// Query heads of the group.
+        have: usize,
+        /// How many of them stay.
+        kept: usize,
+    },
+    /// A plan that is to follow another one and is not of its student.
+    Then {
+        /// Sizes that the plan is made for.
+        got: Box<Sizes>,
+        /// Sizes of the student.
+        want: Box<Sizes>,
+    },
+    /// A plan file speaks of something that this program does not know.
+    PlanAxis {
+        /// The key.
+        axis: String,
+        /// The layer.
+        layer: usize,
+    },
     /// A plan file of another version.
     PlanVersion {
         /// The version found.
@@ -148,6 +191,11 @@ pub enum Error {
         /// The strength.
         got: f64,
     },
+    /// The iteration for eigenvalues did not converge.
+    Eigen {
+        /// Rows of the matrix.
+        size: usize,
+    },
     /// The Gram matrix of the kept channels cannot be factored.
     NotPositiveDefinite {
         /// The kept channel at which it failed.
@@ -199,9 +247,42 @@ impl fmt::Display for Error {
                 write!(f, "{scores} score {index} is not a finite number; calibrate again")
             }
             Error::Plan { what } => write!(f, "not a valid plan: {what}"),
-            Error::PlanVersion { got, want } => {
-                write!(f, "plan of version {got}, expected {want}; make it again with `paring prune`")
-            }
+            Error::Uneven { layers } => write!(
+                f,
+                "{} from layer 0 in neurons, heads or groups, expected all layers alike",
+                match layers.as_slice() {
+                    [one] => format!("layer {one} differs"),
+                    many => format!("layers {} differ", list(many)),
+                }
+            ),
+            Error::Spread { axis, what } => write!(f, "{axis} per layer: {what}"),
+            Error::MeanGroups { layer, got, have } => write!(
+                f,
+                "the {have} KV groups of layer {layer} cannot be merged into {got}, expected a number that divides {have}"
+            ),
+            Error::ResidualHeads { have, kept } => write!(
+                f,
+                "{} of {have} query heads of a group go and {kept} stay, so not every pruned head has a kept one to be added to; \
+                 keep at least {} of each group, or merge none",
+                have - kept,
+                have.div_ceil(2)
+            ),
+            Error::Then { got, want } => write!(
+                f,
+                "the second plan is for another model: it cuts {}, the student of the first one has {}",
+                sizes(got),
+                sizes(want)
+            ),
+            Error::PlanAxis { axis, layer } => write!(
+                f,
+                "the plan says `{}` of layer {layer}, which this program does not know: expected ffn, heads, kv_groups, mixed_queries, mixed_outputs and \
+                 mixed_kv_groups; use the program that made it",
+                axis.escape_debug()
+            ),
+            Error::PlanVersion { got, want } => write!(
+                f,
+                "plan of version {got}, expected 1 to {want}; use the program that made it, or make it again with `paring prune`"
+            ),
             Error::Budget { what } => write!(f, "{what}"),
             Error::TensorShape { tensor, got, want } if want.is_empty() => {
                 write!(f, "`{tensor}` has shape {got:?}, which is another number of dimensions than its axes")
@@ -215,6 +296,9 @@ impl fmt::Display for Error {
                 "value {index} of the {matrix} matrix is not a finite number; check the checkpoint and the calibration"
             ),
             Error::RidgeStrength { got } => write!(f, "ridge {got}, expected a finite number that is not negative"),
+            Error::Eigen { size } => {
+                write!(f, "the eigenvalues of a covariance of {size} channels were not found; check the calibration")
+            }
             Error::NotPositiveDefinite { channel, pivot } => write!(
                 f,
                 "the Gram matrix is not positive definite at channel {channel} (pivot {pivot:e}); \
@@ -222,6 +306,21 @@ impl fmt::Display for Error {
             ),
         }
     }
+}
+
+/// `3, 7, 8`, and no more than can be read.
+fn list(numbers: &[usize]) -> String {
+    let shown: Vec<String> = numbers.iter().take(12).map(usize::to_string).collect();
+    let rest = numbers.len() - shown.len();
+    shown.join(", ") + &if rest > 0 { format!(" and {rest} more") } else { String::new() }
+}
+
+fn sizes(s: &Sizes) -> String {
+    let layer = s.layers.first().copied().unwrap_or(LayerDims { ffn: 0, heads: 0, kv_groups: 0 });
+    let LayerDims { ffn, heads, kv_groups } = layer;
+    let first = if s.uniform().is_ok() { "each with" } else { "the first with" };
+    let (layers, hidden) = (s.layers.len(), s.hidden);
+    format!("{layers} layers of {hidden} channels, {first} {ffn} neurons, {heads} heads and {kv_groups} groups")
 }
 
 impl std::error::Error for Error {}

@@ -1,11 +1,7 @@
-//! Products, Cholesky factor and triangular solves in f64, blocked so that the inner loops run in registers and cache. Plain Rust: the
-//! compiler vectorises the inner loop. The order of additions depends on sizes only, so results are the same on every machine with
-//! the same arithmetic.
+//! Products, Cholesky factor and triangular solves in f64, blocked so that nearly all work is in products, which ndarray does with the
+//! vectors of the machine, on one thread: results are the same for any number of threads.
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, ShapeError, linalg::general_mat_mul};
 
-/// Rows and columns of the tile that is kept in registers: eight 128-bit registers of f64, what every x86-64 and ARM64 has.
-const TILE: usize = 4;
-/// Terms of a product that are packed at a time: a panel of 4 columns stays in the first-level cache.
-const DEPTH: usize = 256;
 /// Columns of a block of the Cholesky factor.
 const BLOCK: usize = 64;
 
@@ -27,57 +23,22 @@ impl<'a> Mat<'a> {
     pub(crate) fn transposed(data: &'a [f64], stride: usize) -> Self {
         Mat { data, row: 1, col: stride }
     }
+
+    fn view(self, shape: [usize; 2]) -> Result<ArrayView2<'a, f64>, ShapeError> {
+        ArrayView2::from_shape(shape.strides([self.row, self.col]), self.data)
+    }
 }
 
 /// `c += alpha * a b`, where `c` is `[m, n]` in rows of `stride` values, `a` is `[m, k]` and `b` is `[k, n]`.
 pub(crate) fn gemm(c: &mut [f64], stride: usize, [m, n, k]: [usize; 3], alpha: f64, a: Mat<'_>, b: Mat<'_>) {
-    let (mut packed_a, mut packed_b) = (Vec::new(), Vec::new());
-    for p0 in (0..k).step_by(DEPTH) {
-        let depth = DEPTH.min(k - p0);
-        // Panels of four columns of b, each `[depth, 4]`, padded with zeros.
-        pack(&mut packed_b, n, depth, |j, p| b.data[(p0 + p) * b.row + j * b.col]);
-        for i0 in (0..m).step_by(TILE) {
-            let rows = TILE.min(m - i0);
-            pack(&mut packed_a, rows, depth, |i, p| a.data[(i0 + i) * a.row + (p0 + p) * a.col]);
-            for (panel, j0) in packed_b.chunks_exact(depth * TILE).zip((0..n).step_by(TILE)) {
-                let tile = product_tile(&packed_a, panel);
-                let columns = TILE.min(n - j0);
-                for (i, tile_row) in tile.iter().enumerate().take(rows) {
-                    let at = (i0 + i) * stride + j0;
-                    for (c, t) in c[at..at + columns].iter_mut().zip(tile_row) {
-                        *c += alpha * t;
-                    }
-                }
-            }
-        }
+    if m * n * k == 0 {
+        return;
     }
-}
-
-/// Panels of `TILE` lanes, each `[depth, TILE]`; lanes beyond `lanes` are zero.
-fn pack(out: &mut Vec<f64>, lanes: usize, depth: usize, at: impl Fn(usize, usize) -> f64) {
-    out.clear();
-    out.resize(lanes.div_ceil(TILE) * TILE * depth, 0.0);
-    for (panel, first) in out.chunks_exact_mut(depth * TILE).zip((0..lanes).step_by(TILE)) {
-        let width = TILE.min(lanes - first);
-        for (p, quad) in panel.chunks_exact_mut(TILE).enumerate() {
-            for (lane, x) in quad.iter_mut().enumerate().take(width) {
-                *x = at(first + lane, p);
-            }
-        }
+    let c = ArrayViewMut2::from_shape([m, n].strides([stride, 1]), c);
+    // The callers' sizes always fit: a view that did not would be a mistake here, and adding nothing is what is left to do.
+    if let (Ok(a), Ok(b), Ok(mut c)) = (a.view([m, k]), b.view([k, n]), c) {
+        general_mat_mul(alpha, &a, &b, 1.0, &mut c);
     }
-}
-
-/// The product of two packed panels: the loop in which all the time goes.
-fn product_tile(a: &[f64], b: &[f64]) -> [[f64; TILE]; TILE] {
-    let mut tile = [[0f64; TILE]; TILE];
-    for (a, b) in a.as_chunks::<TILE>().0.iter().zip(b.as_chunks::<TILE>().0) {
-        for i in 0..TILE {
-            for j in 0..TILE {
-                tile[i][j] += a[i] * b[j];
-            }
-        }
-    }
-    tile
 }
 
 /// Replaces the lower triangle of the symmetric `a` `[n, n]` by its Cholesky factor `L`, `L L^T = a`; the upper one is left as it was.

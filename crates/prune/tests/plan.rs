@@ -39,7 +39,7 @@ fn the_best_are_kept_in_ascending_order_and_ties_go_to_the_lower_index() {
     assert_eq!(last.ffn, [0, 1, 2, 3], "equal scores");
     assert_eq!(last.heads, [1, 2, 3, 5], "two of each group, although group 1 has the three best");
     assert_eq!(last.kv_groups, [0, 1], "nobody asked for fewer groups");
-    assert_eq!(plan.student(), Dims { layers: 2, hidden: 8, ffn: 4, heads: 4, ..TEACHER });
+    assert_eq!(plan.student().unwrap(), Dims { layers: 2, hidden: 8, ffn: 4, heads: 4, ..TEACHER });
     assert_eq!((plan.student_layer(2), plan.student_layer(1), plan.dropped_layers()), (Some(1), None, vec![1]));
 }
 
@@ -51,7 +51,7 @@ fn whole_groups_go_with_their_heads() {
     let kept: Vec<(&[usize], &[usize])> =
         plan.layers().iter().map(|l| (l.kv_groups.as_slice(), l.heads.as_slice())).collect();
     assert_eq!(kept, [(&[1][..], &[3, 4, 5][..]), (&[0], &[0, 1, 2]), (&[0], &[0, 1, 2])]);
-    assert_eq!((plan.student().heads, plan.student().kv_groups), (3, 1));
+    assert_eq!((plan.student().unwrap().heads, plan.student().unwrap().kv_groups), (3, 1));
     let both = Target { kv_groups: Some(1), heads: Some(2), ..Target::default() };
     let plan = Plan::choose(&TEACHER, &s, &both).unwrap();
     assert!(plan.layers().iter().all(|l| l.heads.len() == 2 && l.heads.iter().all(|h| h / 3 == l.kv_groups[0])));
@@ -196,9 +196,15 @@ fn json_brings_plans_back_and_refuses_everything_else() {
         f(&mut value);
         Plan::from_json(&value.to_string()).unwrap_err().to_string()
     };
-    assert_eq!(edit(&|v| v["version"] = 2.into()), "plan of version 2, expected 1; make it again with `paring prune`");
+    let newer =
+        "plan of version 3, expected 1 to 2; use the program that made it, or make it again with `paring prune`";
+    assert_eq!(edit(&|v| v["version"] = 3.into()), newer);
     assert!(edit(&|v| v["hidde"] = 2.into()).contains("unknown field `hidde`"));
-    assert!(edit(&|v| v["layers"][0]["head"] = 2.into()).contains("unknown field `head`"));
+    let experts = edit(&|v| v["layers"][0]["experts"] = serde_json::json!([0, 2]));
+    assert!(
+        experts.contains("the plan says `experts` of layer 0, which this program does not know: expected ffn, heads"),
+        "{experts}"
+    );
     assert_eq!(
         edit(&|v| v["hidden"] = vec![0, 2, 1].into()),
         "not a valid plan: hidden channels are not ascending: 2 is followed by 1"
@@ -223,6 +229,7 @@ fn parts_that_do_not_fit_together_make_no_plan() {
         ffn: vec![1, 2],
         heads: heads.to_vec(),
         kv_groups: kv_groups.to_vec(),
+        ..LayerPlan::default()
     };
     let cases = [
         (vec![layer(0, &[0, 1, 3], &[0, 1])], "3 query heads of layer 0, expected a multiple of its 2 KV groups"),
@@ -233,10 +240,6 @@ fn parts_that_do_not_fit_together_make_no_plan() {
         (
             vec![layer(0, &[4], &[0])],
             "query head 4 of layer 0 is not in KV group 0, expected 1 heads in each kept group",
-        ),
-        (
-            vec![layer(0, &[0], &[0]), layer(2, &[0, 3], &[0, 1])],
-            "layer 2 keeps [2, 2, 2] neurons, heads and groups, expected [2, 1, 1] as in layer 0",
         ),
         (vec![layer(1, &[0], &[0]), layer(1, &[0], &[0])], "layers are not ascending: 1 is followed by 1"),
         (vec![layer(0, &[], &[0])], "no query heads of layer 0 are kept, expected at least 1"),
@@ -312,7 +315,7 @@ proptest! {
             prop_assert_eq!(rows.len(), l.heads.len() * teacher.head_dim);
             prop_assert!(rows.windows(2).all(|w| w[0] < w[1]) && rows.iter().all(|r| l.heads.contains(&(r / teacher.head_dim))));
         }
-        prop_assert_eq!(plan.student(), target.student(&teacher).unwrap());
+        prop_assert_eq!(plan.student().unwrap(), target.student(&teacher).unwrap());
         prop_assert_eq!(Plan::from_json(&plan.to_json().unwrap()).unwrap(), plan);
     }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 fn plan() -> Plan {
     let teacher = Dims { layers: 2, hidden: 4, ffn: 3, heads: 4, kv_groups: 2, head_dim: 2, vocab: 3, tied: true };
-    let layer = LayerPlan { layer: 1, ffn: vec![0, 2], heads: vec![3], kv_groups: vec![1] };
+    let layer = LayerPlan { layer: 1, ffn: vec![0, 2], heads: vec![3], kv_groups: vec![1], ..LayerPlan::default() };
     Plan::new(teacher, vec![1, 2], vec![layer]).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn tensors_of_all_kinds_are_cut_where_their_axes_say() {
         assert_eq!(cut.select(&values).unwrap(), want, "{name}");
         assert_eq!(cut.is_identity(), name == "q_norm", "{name}");
     }
-    let everything = Plan::everything(*plan().teacher()).unwrap();
+    let everything = Plan::everything(plan().teacher().clone()).unwrap();
     assert!(everything.selection("k_proj", &[4, 4], &[KvHeads, Hidden], Some(0)).unwrap().is_identity());
 }
 

@@ -108,7 +108,7 @@ proptest! {
                     hidden: vec![1.0; teacher.hidden], ffn: ones(layers, ffn), heads: ones(layers, heads),
                     kv_groups: ones(layers, kv_groups), block_influence: vec![1.0; layers],
                 };
-                prop_assert_eq!(Plan::choose(&teacher, &scores, &target).unwrap().student(), student);
+                prop_assert_eq!(Plan::choose(&teacher, &scores, &target).unwrap().student().unwrap(), student);
                 prop_assert_eq!(choose_shape(&teacher, ParamTarget::Fraction(part), &options), Ok(target));
             }
             Err(error) => prop_assert!(matches!(error, Error::Budget { .. }), "{error}"),

@@ -35,6 +35,8 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     // Layers are judged by what `eval` measures.
     ("calibrate", CALIBRATE),
     ("train", PROGRAM),
+    // Turns what `calibrate` gathered into weights.
+    ("surgery", SURGERY),
     ("cli", ANYTHING),
     ("benches", &[]),
     ("xtask", &[]),
@@ -58,6 +60,22 @@ const CALIBRATE: &[&str] = &[
     "optim",
     "sampling",
     "eval",
+];
+
+/// What a program builds on, and the observers.
+const SURGERY: &[&str] = &[
+    "calibrate",
+    "model",
+    "exec",
+    "ops",
+    "tensor",
+    "checkpoint",
+    "text",
+    "importance",
+    "prune",
+    "distill",
+    "optim",
+    "sampling",
 ];
 
 /// Every crate of the workspace, except those that are for tests only.

@@ -2,8 +2,9 @@
 //! run that was killed goes on where it was.
 use crate::{
     args::{Compensate, Compress, Data},
-    calibration::{Calibration, GRAM_BYTES, gram_bytes},
+    calibration::Calibration,
     card::Card,
+    compensation::{self, Bed, Compensation, fits_json},
     coverage::Shard,
     data::{self, Windows, context, windows},
     describe::{count, describe, dims},
@@ -11,23 +12,22 @@ use crate::{
     error::{Failure, Result},
     importance_file,
     measure::{Column, Speed, agreement, speed, table},
-    origin::{Origin, Settings},
+    origin::{Conditions, Origin},
     preflight::{self, Forecast, inference_bytes, training_bytes, weight_bytes},
     recipe,
     session::Session,
     signals::Stop,
     source::Source,
-    student::{Cut, student_arch},
     target::target,
     training::{Settings, Trained, resume, train},
     workplace::{Workplace, free_name, refuse_existing},
 };
-use paring_calibrate::Gram;
 use paring_checkpoint::{DirWriter, Overwrite, atomic, read_text};
 use paring_eval::Agreement;
 use paring_importance::{Extras, ImportanceSet, ScoreOptions};
 use paring_model::{Arch, Model, params, write_model};
 use paring_prune::{Dims, Plan, Target, count_params};
+use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
 use paring_tensor::{DType, Shape, round_to};
 use paring_train::{Resume, Trainer};
 use serde_json::{Map, Value, json};
@@ -99,7 +99,8 @@ struct Job<'a> {
     texts: Texts,
     context: usize,
     settings: Settings,
-    compensate: bool,
+    how: Compensation,
+    scores: ScoreOptions,
 }
 
 pub(crate) fn run(args: &Compress) -> Result<()> {
@@ -109,16 +110,16 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
         refuse_existing(out)?;
     }
     let source = Source::open(args.model.as_deref())?;
-    let teacher = dims(&source.opened.arch)?;
-    let target = target(&args.target, &teacher)?;
-    let student = target.student(&teacher)?;
+    let how = Compensation::new(&args.target, Compensate::LeastSquares)?;
+    let teacher = dims(&how.teacher(&source.opened.arch))?;
+    let (target, scores) = (target(&args.target, &teacher)?, args.scores.options()?);
+    let student = compensation::student(&args.target, &teacher, &target)?;
     paring_prune::check_loadable(&teacher, &student)?;
     let texts = Texts::new(args, &source)?;
     let longest = texts.training.longest();
     // The shape is known before the plan is: only which channels it will be is not.
-    let shape = shape_of(&source.opened.arch, &student);
+    let shape = shape_of(&how.teacher(&source.opened.arch), &student);
     let settings = Settings::new(&args.training, &session, &shape, longest, texts.training.windows.len())?;
-    let compensate = args.target.compensate.unwrap_or(Compensate::LeastSquares) == Compensate::LeastSquares;
     let job = Job {
         args,
         session: &session,
@@ -128,7 +129,8 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
         texts,
         context: longest,
         settings,
-        compensate,
+        how,
+        scores,
     };
 
     let out = args.out.clone().unwrap_or_else(|| free_name("runs/compress"));
@@ -159,21 +161,18 @@ impl Job<'_> {
         let (calibrated, trained) = (self.texts.calibration.tokens(), self.settings.tokens(context));
         let evaluated = 2 * self.texts.heldout.tokens();
         let (t, s) = (teacher.forward_flops_per_token(context), student.forward_flops_per_token(context));
-        let gram = if self.compensate { gram_bytes(teacher, 0..teacher.layers.len()) } else { 0 };
+        let (bytes, fitting) = self.how.cost(teacher, student, calibrated, context);
         let mut forecast = Forecast {
             params: n,
             // Two checkpoints and the one that is being written, of three f32 values per parameter; the student in bf16.
             disk: (3 * 12 + 2) * n + (16 << 20),
             tokens: calibrated + trained + evaluated,
-            flops: calibrated as f64 * (t + gram as f64 / 2.0)
-                + trained as f64 * (t + 3.0 * s)
-                + evaluated as f64 * (t + s),
+            flops: calibrated as f64 * t + fitting + trained as f64 * (t + 3.0 * s) + evaluated as f64 * (t + s),
             warnings: paring_prune::warnings(&self.teacher, sizes),
             ..Forecast::default()
         };
         let teacher_bytes = weight_bytes(teacher, dtype);
-        let calibration =
-            gram.min(GRAM_BYTES) + inference_bytes(teacher, context * paring_train::micro_windows(teacher, context));
+        let calibration = bytes + inference_bytes(teacher, context * paring_train::micro_windows(teacher, context));
         let training = inference_bytes(teacher, context * self.settings.micro)
             + training_bytes(student, dtype, context, self.settings.micro);
         forecast.memory(&[teacher_bytes + calibration, teacher_bytes + training]);
@@ -197,14 +196,14 @@ impl Job<'_> {
             stop: &stop,
         };
 
-        let (set, gram) = self.importance(&place, &calibration, &teacher_hash)?;
-        let plan =
-            Plan::choose(&self.teacher, &importance_file::scores(&set, &ScoreOptions::default())?, &self.target)?;
+        let set = self.importance(&place, &calibration, &teacher_hash)?;
+        let scores = importance_file::scores(&set, &self.scores)?;
+        let plan = compensation::plan(&self.args.target, &self.teacher, scores, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
-        let arch = student_arch(&self.source.opened.arch, &plan);
-        self.announce(&plan);
+        let arch = student_arch(&self.how.teacher(&self.source.opened.arch), &plan);
+        self.announce(&plan)?;
 
-        let (mut trainer, at) = self.trainer(&place, &identity, &plan, &arch, &calibration, gram)?;
+        let (mut trainer, at) = self.trainer(&place, &identity, &plan, &arch, &stop)?;
         let pruned = self.pruned(&place, &at, &teacher, trainer.model())?;
         let trained =
             train(&mut trainer, &teacher, &self.texts.training.windows, &self.settings, &place, &identity, &at, &stop)?;
@@ -226,6 +225,7 @@ impl Job<'_> {
         let finished = Finished { plan: &plan, arch: &arch, trainer: &trainer, trained: &trained, columns: &columns };
         let provenance = json!({
             "written_by": concat!("paring ", env!("CARGO_PKG_VERSION")), "command": crate::command_line(), "inputs": identity,
+            "compensation": self.how.json(),
             "expected": forecast.json(expected), "actual": actual,
         });
         self.write(&place, &flags, &finished, &provenance)?;
@@ -233,16 +233,16 @@ impl Job<'_> {
         self.report(&out, &finished, begin.elapsed().as_secs_f64())
     }
 
-    /// Importance from the workplace, or measured now; the Gram matrices with it if they are wanted and fit.
+    /// Importance from the workplace, or measured now.
     fn importance(
         &self,
         place: &Workplace,
         calibration: &Calibration<'_>,
         teacher_hash: &str,
-    ) -> Result<(ImportanceSet, Option<Gram>)> {
+    ) -> Result<ImportanceSet> {
         let path = place.path("importance.safetensors");
         let texts = &self.texts.calibration;
-        let settings = Settings::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
+        let settings = Conditions::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
         let origin = Origin::new(teacher_hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
         if path.exists() {
             let (set, found) = importance_file::load(&path, teacher_hash)?;
@@ -252,15 +252,15 @@ impl Job<'_> {
                     "the text changed since the unfinished run of {dir} was started; choose another --out"
                 )));
             }
-            return Ok((set, None));
+            return Ok(set);
         }
-        let (set, gram) = calibration.run(self.compensate)?;
+        let set = calibration.run(Extras::default(), None)?;
         importance_file::save(&path, &set, &origin, &[])?;
-        Ok((set, gram))
+        Ok(set)
     }
 
-    fn announce(&self, plan: &Plan) {
-        let (t, s) = (self.teacher, plan.student());
+    fn announce(&self, plan: &Plan) -> Result<()> {
+        let (t, s) = (self.teacher, plan.student()?);
         let part = count_params(&s).non_embedding as f64 / count_params(&t).non_embedding as f64;
         tell!(
             "student: {} of {} layers, hidden {} of {}, ffn {} of {}, heads {} of {}: {:.1} % of the non-embedding parameters",
@@ -274,6 +274,7 @@ impl Job<'_> {
             t.heads,
             100.0 * part
         );
+        Ok(())
     }
 
     /// A trainer at its newest checkpoint, or at the cut teacher's weights.
@@ -283,8 +284,7 @@ impl Job<'_> {
         identity: &Value,
         plan: &Plan,
         arch: &Arch,
-        calibration: &Calibration<'_>,
-        gram: Option<Gram>,
+        stop: &Stop,
     ) -> Result<(Trainer<'b>, Resume)> {
         let (backend, config) = (self.session.backend(), &self.settings.config);
         if place.path("checkpoints").exists() {
@@ -295,11 +295,24 @@ impl Job<'_> {
                 return Ok((trainer, at));
             }
         }
-        let mut cut = Cut::new(&self.source.opened, plan);
-        if self.compensate {
-            calibration.compensate(&mut cut, gram)?;
+        let checkpoint = Checkpoint(&self.source.opened);
+        let bed = Bed { session: self.session, dtype: self.dtype(), windows: &self.texts.calibration.windows, stop };
+        let mut of: &dyn Weights = &checkpoint;
+        let rotated = match self.how.rotated {
+            true => Some(Rotated::new(&checkpoint, &bed.basis(&checkpoint)?, backend)?),
+            false => None,
+        };
+        if let Some(rotated) = &rotated {
+            of = rotated;
         }
-        Ok((Trainer::new(backend, arch.clone(), config.clone(), |spec| cut.read(spec))?, Resume::Fresh))
+        let mut cut = Cut::new(of, plan);
+        let fits = bed.apply(&self.how, &mut cut)?;
+        let text = format!("{:#}\n", fits_json(&fits));
+        atomic::write_bytes(&place.path("compensation.json"), text.as_bytes())?;
+        Ok((
+            Trainer::new(backend, arch.clone(), config.clone(), |spec| cut.read(spec).map_err(Failure::from))?,
+            Resume::Fresh,
+        ))
     }
 
     /// What the cut model is worth before it learns: measured once, at step 0.
@@ -321,7 +334,7 @@ impl Job<'_> {
         for (name, bytes) in self.source.side_files()? {
             dir.write_bytes(&name, &bytes)?;
         }
-        let eval = f.eval();
+        let eval = f.eval()?;
         let recipe = flags.to_string();
         let card = Card {
             teacher: &self.source.name,
@@ -334,7 +347,7 @@ impl Job<'_> {
         };
         dir.write_bytes("README.md", card.text().as_bytes())?;
         dir.subdir("paring")?;
-        for name in ["importance.safetensors", "plan.json", "metrics.jsonl"] {
+        for name in ["importance.safetensors", "plan.json", "compensation.json", "metrics.jsonl"] {
             let path = place.path(name);
             let bytes = std::fs::read(&path).map_err(|source| paring_checkpoint::Error::Read { path, source })?;
             dir.write_bytes(&format!("paring/{name}"), &bytes)?;
@@ -379,14 +392,15 @@ struct Finished<'a> {
 
 impl Finished<'_> {
     /// `eval.json`: nothing in it depends on the machine's speed.
-    fn eval(&self) -> Value {
-        let mut json = json!({"plan": self.plan.student(), "steps": self.trained.steps, "tokens": self.trained.tokens});
+    fn eval(&self) -> Result<Value> {
+        let mut json =
+            json!({"plan": self.plan.student()?, "steps": self.trained.steps, "tokens": self.trained.tokens});
         for (name, column) in ["teacher", "pruned", "student"].into_iter().zip(self.columns) {
             let mut map = Map::new();
             column.add_to(&mut map);
             json[name] = Value::Object(map);
         }
-        json
+        Ok(json)
     }
 }
 

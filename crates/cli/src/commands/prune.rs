@@ -1,32 +1,38 @@
 //! `paring prune`: cut a model down to what an importance file says matters.
 use crate::{
     args::{Compensate, Prune},
-    calibration::{Calibration, GRAM_BYTES, gram_bytes},
+    compensation::{self, Bed, Compensation, fits_json},
     data::windows,
     describe::{count, dims, table},
     drop_by,
     embedded::Part,
     error::{Failure, Result},
     importance_file,
-    preflight::{Forecast, inference_bytes, weight_bytes},
+    preflight::{Forecast, inference_bytes},
     session::Session,
     signals::Stop,
     source::Source,
-    student::{Cut, student_arch},
     target::target,
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
-use paring_importance::ScoreOptions;
-use paring_model::write_model;
-use paring_prune::Plan;
+use paring_model::{Arch, write_model};
+use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
 use paring_tensor::DType;
 use serde_json::{Value, json};
+
+/// Bytes of a block of the teacher and of the student's, in f32.
+fn block_bytes(teacher: &Arch) -> u64 {
+    8 * (teacher.n_params_non_embedding() / teacher.layers.len().max(1)) as u64
+}
 
 /// Calibration windows of least squares unless `--windows` says otherwise.
 const WINDOWS: usize = 64;
 
 pub(crate) fn run(args: &Prune) -> Result<()> {
+    if args.tests.verify {
+        return crate::verify::run(args);
+    }
     let session = Session::new(&args.common)?;
     let dtype = session.dtype(DType::F32)?;
     let Some(out) = &args.out else { return Err(Failure::input("where to? give --out DIR")) };
@@ -37,14 +43,17 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let source = Source::open(args.model.as_deref())?;
     // Before any work: a student without its tokenizer is of no use.
     source.tokenizer()?;
-    let teacher = dims(&source.opened.arch)?;
+    let how = Compensation::new(&args.target, Compensate::None)?;
+    let of = how.teacher(&source.opened.arch);
+    let teacher = dims(&of)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
+    let scores = importance_file::scores(&set, &args.scores.options()?)?;
     let target = target(&args.target, &teacher)?;
     let target = drop_by::choose(args.drop.drop_by, target, teacher.layers, file, &set)?;
-    let plan = Plan::choose(&teacher, &importance_file::scores(&set, &ScoreOptions::default())?, &target)?;
-    let arch = student_arch(&source.opened.arch, &plan);
-    let compensate = args.target.compensate == Some(Compensate::LeastSquares);
-    let windows = compensate.then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
+    let plan = compensation::plan(&args.target, &teacher, scores, &target)?;
+    let arch = student_arch(&of, &plan);
+    let windows =
+        how.needs_text().then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
 
     let largest = arch.n_params_non_embedding().max(arch.vocab * arch.hidden) as u64;
     let mut forecast = Forecast {
@@ -56,18 +65,17 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     };
     let mut memory = 8 * largest;
     if let Some(windows) = &windows {
-        let (a, all) = (&source.opened.arch, 0..source.opened.arch.layers.len());
-        let context = windows.longest();
-        let micro = paring_train::micro_windows(a, context);
-        memory += weight_bytes(a, dtype) + inference_bytes(a, context * micro) + gram_bytes(a, all).min(GRAM_BYTES);
-        let gram: f64 = a.layers.iter().map(|l| 2.0 * (l.ffn as f64).powi(2)).sum();
-        forecast.flops = windows.tokens() as f64 * (a.forward_flops_per_token(context) + gram);
+        let (teacher, context) = (&source.opened.arch, windows.longest());
+        let micro = paring_train::micro_windows(teacher, context);
+        let (bytes, flops) = how.cost(teacher, &arch, windows.tokens(), context);
+        memory += bytes + inference_bytes(teacher, context * micro) + block_bytes(teacher);
+        forecast.flops = flops;
     }
     forecast.memory(&[memory]);
     if args.work.dry_run {
         let seconds = forecast.seconds(&session)?;
         let mut json = forecast.json(seconds);
-        json["student"] = json!(plan.student());
+        json["student"] = json!(plan.student()?);
         return session.print(&json, &forecast.text(seconds));
     }
     forecast.check(&session, out, args.work.force)?;
@@ -76,14 +84,22 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     for warning in plan.warnings() {
         tell!("note: {warning}");
     }
-    let mut cut = Cut::new(&source.opened, &plan);
-    if let Some(windows) = &windows {
-        let model = source.load(session.backend(), dtype)?;
-        Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop }
-            .compensate(&mut cut, None)?;
+    let checkpoint = Checkpoint(&source.opened);
+    let (mut of, mut fits): (&dyn Weights, _) = (&checkpoint, Vec::new());
+    let bed = windows.as_ref().map(|w| Bed { session: &session, dtype, windows: &w.windows, stop: &stop });
+    let rotated = match &bed {
+        Some(bed) if how.rotated => Some(Rotated::new(&checkpoint, &bed.basis(&checkpoint)?, session.backend())?),
+        _ => None,
+    };
+    if let Some(rotated) = &rotated {
+        of = rotated;
+    }
+    let mut cut = Cut::new(of, &plan);
+    if let Some(bed) = &bed {
+        fits = bed.apply(&how, &mut cut)?;
     }
     let mut dir = DirWriter::create(out, Overwrite::Refuse)?;
-    write_model(&mut dir, &arch, &source.opened.config, |spec| cut.read(spec))?;
+    write_model(&mut dir, &arch, &source.opened.config, |spec| cut.read(spec).map_err(Failure::from))?;
     for (name, bytes) in source.side_files()? {
         dir.write_bytes(&name, &bytes)?;
     }
@@ -92,8 +108,9 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let provenance = json!({
         "written_by": concat!("paring ", env!("CARGO_PKG_VERSION")), "teacher": source.name, "teacher_hash": origin.model,
         "importance_data_hash": origin.data(), "compensation_data_hash": windows.as_ref().map(|w| &w.hash),
-        "command": crate::command_line(),
+        "compensation": how.json(), "command": crate::command_line(),
     });
+    dir.write_bytes("paring/compensation.json", format!("{:#}\n", fits_json(&fits)).as_bytes())?;
     dir.write_bytes("paring/provenance.json", format!("{provenance:#}\n").as_bytes())?;
     if stop.asked() {
         return Err(stop.failure("nothing was written"));
@@ -101,7 +118,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     dir.commit()?;
     let plan_json: Value = serde_json::from_str(&plan.to_json()?).map_err(|e| Failure::work(format!("plan: {e}")))?;
     let json = json!({"plan": plan_json, "params": arch.n_params(), "out": out});
-    let (was, is) = (teacher, plan.student());
+    let (was, is) = (teacher, plan.student()?);
     let row = |name: &str, was: usize, is: usize| vec![name.to_string(), count(was as u64), count(is as u64)];
     let text = table(&[
         vec![String::new(), "teacher".into(), "student".into()],

@@ -14,4 +14,5 @@ mod lab; // a directory, the program in it, and what came out
 mod shards; // importance in parts
 mod small; // help, pipes, environment
 mod tiny; // the model and the text
+mod verify; // `paring prune --verify`
 mod whole; // `paring compress`

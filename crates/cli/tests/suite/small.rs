@@ -41,7 +41,7 @@ fn help_lists_the_flags_of_the_specification() {
     let text = "text tokens context windows";
     let work = "dry-run force";
     let depth = "depth block-sizes depth-greedy depth-windows depth-task depth-task-rows depth-out";
-    let target = "hidden ffn heads kv-groups layers drop-layers params compensate basis";
+    let target = "hidden ffn heads kv-groups layers drop-layers params compensate sequential ridge block-map merge-heads merge-kv basis";
     let training = "budget batch micro-batch lr lr-floor warmup weight-decay clip recompute checkpoint-every";
     for (command, flags) in [
         ("compress", format!("model out heldout calibration-windows eval-windows {text} {target} {training} {work}")),

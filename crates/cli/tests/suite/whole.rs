@@ -126,7 +126,7 @@ fn the_run_directory_is_a_checkpoint_that_opens() {
     assert_eq!(lab.read_json("run/config.json")["head_dim"], 6);
     assert_eq!(lab.read_json("run/generation_config.json")["eos_token_id"], 0);
     let plan = paring_prune::Plan::from_json(&lab.read("run/paring/plan.json")).unwrap();
-    assert_eq!(plan.student().ffn as f64, number(&json, "/student/ffn"));
+    assert_eq!(plan.student().unwrap().ffn as f64, number(&json, "/student/ffn"));
     let eval = lab.read_json("run/paring/eval.json");
     assert_eq!((&eval["student"]["nll"], &eval["teacher"]["nll"]), (&json["student"]["nll"], &json["teacher"]["nll"]));
     let provenance = lab.read_json("run/paring/provenance.json");
