@@ -7,7 +7,7 @@ use common::{backends, cpu, model, random_ids, random_values};
 use paring_calibrate::depth::{Cost, Depth, Error, Scores, block_removals, cost, greedy_cost};
 use paring_eval::{Choice, Criterion, LmLoss, Question, Task};
 use paring_exec::{Ctx, Observer, Site, Tap};
-use paring_importance::{BlockInfluence, RowProducts, SpanInfluence};
+use paring_importance::{BlockInfluence, Distance, RowProducts, SpanInfluence};
 use paring_model::{Arch, Batch, Model, ParamSpec, params};
 use paring_ops::Backend;
 use paring_tensor::{DType, Tensor};
@@ -274,7 +274,7 @@ fn streams_turn_as_whole_forwards_say() {
                 assert!(off < 1e-9, "{name}: {n} layers from {first}: {off}");
             }
         }
-        for (got, want) in got.cosine(0).iter().zip(single.scores()) {
+        for (got, want) in got.cosine(0).iter().zip(single.scores(Distance::Cosine)) {
             assert!((got - want).abs() < 1e-12, "{name}");
         }
     }

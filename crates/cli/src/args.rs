@@ -1,5 +1,5 @@
 //! Flags. Every flag is a recipe key of the same name, so every struct here can also be read from TOML.
-use crate::{args_importance::Importance, commands::bench::Bench};
+use crate::{args_depth::DropBy, args_importance::Importance, args_scores::ScoreFlags, commands::bench::Bench};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -350,7 +350,7 @@ command! { Compress {
     #[arg(long, value_name = "N")] calibration_windows: usize,
     /// Windows of evaluation, evenly from the held-out text [default: 64]
     #[arg(long, value_name = "N")] eval_windows: usize
-} data: Data, target: Target, training: Training, work: Work, common: Common }
+} data: Data, target: Target, scores: ScoreFlags, training: Training, work: Work, common: Common }
 
 command! { Prune {
     /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows
@@ -359,7 +359,7 @@ command! { Prune {
     #[arg(long, value_name = "FILE")] importance: PathBuf,
     /// Directory of the pruned model
     #[arg(long, value_name = "DIR")] out: PathBuf
-} data: Data, target: Target, tests: SelfTests, work: Work, common: Common }
+} data: Data, target: Target, drop: DropBy, scores: ScoreFlags, tests: SelfTests, work: Work, common: Common }
 
 command! { Distill {
     /// Directory of the student

@@ -88,7 +88,7 @@ impl From<DropRule> for DepthRanking {
 #[command(next_help_heading = "Target")]
 pub(crate) struct DropBy {
     /// By what --layers chooses [default: block-influence]; what it needs has to be in the importance file
-    #[arg(long, value_enum, value_name = "RULE")]
+    #[arg(long, value_enum, value_name = "RULE", conflicts_with = "drop_layers")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) drop_by: Option<DropRule>,
 }

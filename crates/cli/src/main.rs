@@ -20,6 +20,7 @@ mod coverage; // which windows were seen
 mod data; // windows of token ids
 mod describe; // models in numbers, tables
 mod device; // where the arithmetic happens
+mod drop_by; // which layers go
 mod embedded; // the embedded teacher and its text
 mod error; // messages and exit codes
 mod fetch; // named models

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// How a model was run and on what kind of windows. Files that differ in any of it are not added up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Settings {
+pub(crate) struct Conditions {
     /// Tokens of the longest window.
     pub(crate) context: usize,
     /// `first`: the windows as they come; `spread`: evenly from the whole text.
@@ -36,7 +36,7 @@ pub(crate) struct Part {
 pub(crate) struct Origin {
     /// BLAKE3 of the model's files.
     pub(crate) model: String,
-    pub(crate) settings: Settings,
+    pub(crate) settings: Conditions,
     /// One for every text, by its hash.
     pub(crate) parts: Vec<Part>,
 }
@@ -50,16 +50,16 @@ struct Written {
     seen: String,
 }
 
-impl Settings {
+impl Conditions {
     pub(crate) fn new(context: usize, choice: &str, mask_documents: bool, dtype: DType, extras: Extras) -> Self {
         let Extras { contribution, taylor } = extras;
-        Settings { context, choice: choice.into(), mask_documents, dtype: dtype.to_string(), contribution, taylor }
+        Conditions { context, choice: choice.into(), mask_documents, dtype: dtype.to_string(), contribution, taylor }
     }
 }
 
 impl Origin {
     /// Statistics of a shard of the `windows` windows of one text.
-    pub(crate) fn new(model: String, data: String, settings: Settings, shard: Shard, windows: usize) -> Self {
+    pub(crate) fn new(model: String, data: String, settings: Conditions, shard: Shard, windows: usize) -> Self {
         Origin { model, settings, parts: vec![Part { data, coverage: Coverage::of(shard, windows) }] }
     }
 
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn origin(data: &str, i: usize, n: usize, windows: usize) -> Origin {
-        let settings = Settings::new(64, "first", false, DType::F32, Extras::default());
+        let settings = Conditions::new(64, "first", false, DType::F32, Extras::default());
         Origin::new("model".into(), data.into(), settings, Shard { i, n }, windows)
     }
 

@@ -4,6 +4,7 @@ use crate::{
     compensation,
     data::windows,
     describe::{dims, table},
+    drop_by,
     embedded::Part,
     error::{Failure, Result},
     importance_file,
@@ -101,12 +102,8 @@ fn plan(args: &Prune, source: &Source, seed: u64) -> Result<(Plan, String)> {
     };
     let teacher = dims(arch)?;
     let (set, _) = importance_file::load(file, &source.hash()?)?;
-    let plan = compensation::plan(
-        flags,
-        &teacher,
-        importance_file::scores(&set, &paring_importance::ScoreOptions::default())?,
-        &target(flags, &teacher)?,
-    )?;
+    let target = drop_by::choose(args.drop.drop_by, target(flags, &teacher)?, teacher.layers, file, &set)?;
+    let plan = compensation::plan(flags, &teacher, importance_file::scores(&set, &args.scores.options()?)?, &target)?;
     Ok((plan, shown_path(file)))
 }
 

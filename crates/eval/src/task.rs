@@ -323,3 +323,33 @@ impl Criterion for Task {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_for_long_contexts_with_several_choices_behind_them() {
+        let question = |context: usize, choices: usize, tokens: usize| {
+            let choice = |c: usize| {
+                let rest = (0..tokens).map(|t| (7 + 10 * c + t) as u32);
+                Choice { ids: (0..context as u32).chain(rest).collect(), context, characters: 1 }
+            };
+            let choices: Vec<Choice> = (0..choices).map(choice).collect();
+            Question::lay_out(&choices, 0)
+        };
+        for (context, choices, tokens, worth) in [
+            (100, 4, 3, true),
+            (100, 2, 3, true),
+            (20, 4, 3, false),
+            (60, 2, 3, false),
+            (500, 1, 3, false),
+            (500, 4, 1, false),
+        ] {
+            let q = question(context, choices, tokens);
+            assert_eq!(q.is_worth_a_cache(), worth, "{choices} choices of {tokens} tokens behind {context}");
+            // The last token of the context predicts, so it runs with each choice.
+            assert_eq!(q.shared, context - 1);
+        }
+    }
+}

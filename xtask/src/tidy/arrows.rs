@@ -64,8 +64,9 @@ const CALIBRATE: &[&str] = &[
     "eval",
 ];
 
-/// [`PROGRAM`], and the observers.
+/// What a program builds on, and the observers.
 const SURGERY: &[&str] = &[
+    "calibrate",
     "model",
     "exec",
     "ops",
@@ -77,7 +78,6 @@ const SURGERY: &[&str] = &[
     "distill",
     "optim",
     "sampling",
-    "calibrate",
 ];
 
 /// What cuts, trains and measures, and all that they build on.

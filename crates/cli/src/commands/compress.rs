@@ -12,7 +12,7 @@ use crate::{
     error::{Failure, Result},
     importance_file,
     measure::{Column, Speed, agreement, speed, table},
-    origin::{self, Origin},
+    origin::{Conditions, Origin},
     preflight::{self, Forecast, inference_bytes, training_bytes, weight_bytes},
     recipe,
     session::Session,
@@ -100,6 +100,7 @@ struct Job<'a> {
     context: usize,
     settings: Settings,
     how: Compensation,
+    scores: ScoreOptions,
 }
 
 pub(crate) fn run(args: &Compress) -> Result<()> {
@@ -111,7 +112,7 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     let source = Source::open(args.model.as_deref())?;
     let how = Compensation::new(&args.target, Compensate::LeastSquares)?;
     let teacher = dims(&how.teacher(&source.opened.arch))?;
-    let target = target(&args.target, &teacher)?;
+    let (target, scores) = (target(&args.target, &teacher)?, args.scores.options()?);
     let student = compensation::student(&args.target, &teacher, &target)?;
     paring_prune::check_loadable(&teacher, &student)?;
     let texts = Texts::new(args, &source)?;
@@ -119,7 +120,18 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     // The shape is known before the plan is: only which channels it will be is not.
     let shape = shape_of(&how.teacher(&source.opened.arch), &student);
     let settings = Settings::new(&args.training, &session, &shape, longest, texts.training.windows.len())?;
-    let job = Job { args, session: &session, source: &source, teacher, target, texts, context: longest, settings, how };
+    let job = Job {
+        args,
+        session: &session,
+        source: &source,
+        teacher,
+        target,
+        texts,
+        context: longest,
+        settings,
+        how,
+        scores,
+    };
 
     let out = args.out.clone().unwrap_or_else(|| free_name("runs/compress"));
     let forecast = job.forecast(&shape, &student);
@@ -186,7 +198,7 @@ impl Job<'_> {
         };
 
         let set = self.importance(&place, &calibration, &teacher_hash)?;
-        let scores = importance_file::scores(&set, &ScoreOptions::default())?;
+        let scores = importance_file::scores(&set, &self.scores)?;
         let plan = compensation::plan(&self.args.target, &self.teacher, scores, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
         let arch = student_arch(&self.how.teacher(&self.source.opened.arch), &plan);
@@ -231,7 +243,7 @@ impl Job<'_> {
     ) -> Result<ImportanceSet> {
         let path = place.path("importance.safetensors");
         let texts = &self.texts.calibration;
-        let settings = origin::Settings::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
+        let settings = Conditions::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
         let origin = Origin::new(teacher_hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
         if path.exists() {
             let (set, found) = importance_file::load(&path, teacher_hash)?;
@@ -243,7 +255,7 @@ impl Job<'_> {
             }
             return Ok(set);
         }
-        let set = calibration.run()?;
+        let set = calibration.run(Extras::default(), None)?;
         importance_file::save(&path, &set, &origin, &[])?;
         Ok(set)
     }

@@ -1,6 +1,7 @@
 //! `paring importance`: measure, and save what was measured.
 use crate::{
     args_importance::Importance,
+    calibration::Calibration,
     commands::depth::DepthPlan,
     coverage::Shard,
     data::{windows, windows_of_documents},
@@ -8,15 +9,13 @@ use crate::{
     embedded::Part,
     error::{Failure, Result},
     importance_file,
-    origin::{Origin, Settings},
+    origin::{Conditions, Origin},
     preflight::{Forecast, inference_bytes, weight_bytes},
-    progress::Progress,
     session::Session,
     signals::Stop,
     source::Source,
     workplace::{create_parent, refuse_existing},
 };
-use paring_calibrate::Measure;
 use paring_importance::{ExactSum, Extras};
 use paring_model::Arch;
 use paring_tensor::DType;
@@ -72,22 +71,11 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     let model = source.load(session.backend(), dtype)?;
     // The weights once more in memory, for products that need not arrange them anew for every window.
     model.keep_packed(session.backend())?;
-    let mut measure = Measure::new(session.backend(), &model, extras)?;
-    let mut progress = Progress::new("calibrate", "tokens", windows.tokens(), 0);
-    let mut done = 0;
-    for (i, window) in windows.windows.iter().enumerate() {
-        if stop.asked() {
-            return Err(stop.failure("nothing was written"));
-        }
-        measure.window(window, documents.as_ref().map(|d| d[i].as_slice()))?;
-        done += window.len() as u64;
-        progress.set(done, "");
-    }
-    progress.finish();
-    let set = measure.into_set();
+    let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
+    let set = calibration.run(extras, documents.as_deref())?;
     let depth = depth.map(|depth| depth.run(&session, &model, &stop)).transpose()?;
     let swept = depth.as_ref().map_or(Vec::new(), |d| d.results.to_arrays());
-    let settings = Settings::new(context, "first", mask, dtype, extras);
+    let settings = Conditions::new(context, "first", mask, dtype, extras);
     let origin = Origin::new(source.hash()?, windows.hash.clone(), settings, shard, all);
     importance_file::save(out, &set, &origin, &swept)?;
     let seconds = begin.elapsed().as_secs_f64();

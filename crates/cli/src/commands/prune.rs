@@ -4,6 +4,7 @@ use crate::{
     compensation::{self, Bed, Compensation, fits_json},
     data::windows,
     describe::{count, dims, table},
+    drop_by,
     embedded::Part,
     error::{Failure, Result},
     importance_file,
@@ -15,7 +16,6 @@ use crate::{
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
-use paring_importance::ScoreOptions;
 use paring_model::{Arch, write_model};
 use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
 use paring_tensor::DType;
@@ -48,8 +48,10 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let teacher = dims(&of)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
     check_search(&args.target, &origin.model)?;
-    let scores = importance_file::scores(&set, &ScoreOptions::default())?;
-    let plan = compensation::plan(&args.target, &teacher, scores, &target(&args.target, &teacher)?)?;
+    let scores = importance_file::scores(&set, &args.scores.options()?)?;
+    let target = target(&args.target, &teacher)?;
+    let target = drop_by::choose(args.drop.drop_by, target, teacher.layers, file, &set)?;
+    let plan = compensation::plan(&args.target, &teacher, scores, &target)?;
     let arch = student_arch(&of, &plan);
     let windows =
         how.needs_text().then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;

@@ -123,8 +123,37 @@ fn what_was_measured_of_layers_is_in_the_file_and_in_json() {
     let bytes = |name: &str| std::fs::read(lab.path(name)).unwrap();
     assert!(bytes("all") == bytes("again"));
     lab.done("prune --model model --importance all --ffn 24 --out pruned");
-    // A model without a layer has the loss that was measured.
-    lab.done(&format!("prune --model model --importance all --drop-layers {lowest} --out dropped"));
+    // What goes by each rule.
+    let dropped = |rule: &str, n: usize| {
+        let out = format!("dropped-{rule}-{n}");
+        let line = format!("prune --model model --importance all --drop-by {rule} --layers {} --out {out}", 4 - n);
+        let plan = lab.json(&line)["plan"].clone();
+        let kept: Vec<u64> = plan["layers"].as_array().unwrap().iter().map(|l| l["layer"].as_u64().unwrap()).collect();
+        (0..4).filter(|l| !kept.contains(&(*l as u64))).collect::<Vec<usize>>()
+    };
+    let first = |values: &[f64]| (0..values.len()).min_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap();
+    let block = first(&pairs);
+    assert_eq!(dropped("lm-loss", 1), [lowest]);
+    assert_eq!(dropped("blocks", 2), [block, block + 1]);
+    let angular = first(&array(&lab, "all", "depth.block_angular.2"));
+    assert_eq!(dropped("angular", 2), [angular, angular + 1]);
+    let mut gone: Vec<usize> = order.iter().map(|&l| l as usize).collect();
+    gone.sort_unstable();
+    assert_eq!(dropped("greedy", 2), gone);
+    assert_eq!(dropped("task", 2).len(), 2);
+    assert_eq!(dropped("block-influence", 1).len(), 1);
+    lab.refused(
+        "prune --model model --importance all --drop-by blocks --layers 1 --out new",
+        &["`depth.block_nll.3` is missing", "--depth blocks --block-sizes 3"],
+    );
+    lab.refused(
+        "prune --model model --importance all --drop-by greedy --ffn 24 --out new",
+        &["--drop-by", "--layers N"],
+    );
+    lab.refused(
+        "prune --model model --importance all --drop-by greedy --drop-layers 1 --out new",
+        &["--drop-by", "cannot be used with", "--drop-layers"],
+    );
     let text = lab.done(&format!("{IMPORTANCE} {flags} --out third"));
     assert!(text.stdout.contains("without layer") && text.stdout.contains("small: best block"), "{}", text.stdout);
     let alone = lab.json(&format!("{IMPORTANCE} --depth influence --out influence"));

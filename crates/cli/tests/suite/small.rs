@@ -46,7 +46,7 @@ fn help_lists_the_flags_of_the_specification() {
     for (command, flags) in [
         ("compress", format!("model out heldout calibration-windows eval-windows {text} {target} {training} {work}")),
         ("importance", format!("model out {text} {depth} {work}")),
-        ("prune", format!("model importance out {text} {target} {work}")),
+        ("prune", format!("model importance out {text} {target} drop-by {work}")),
         ("distill", format!("student teacher out resume {text} {training} {work}")),
         ("eval", format!("model task task-rows {text}")),
         ("generate", "model prompt max-tokens temperature top-p".to_string()),

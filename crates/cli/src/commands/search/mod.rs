@@ -14,7 +14,7 @@ use crate::{
     embedded::Part,
     error::{Failure, Result},
     importance_file,
-    origin::{self, Origin},
+    origin::{Conditions, Origin},
     preflight::{Forecast, inference_bytes, training_bytes, weight_bytes},
     progress::Progress,
     recipe,
@@ -318,9 +318,9 @@ impl Job<'_> {
         let model = self.source.load(self.session.backend(), self.dtype)?;
         let windows = &self.texts.calibration.windows;
         let calibration = Calibration { session: self.session, model: &model, windows, stop };
-        let set = calibration.run()?;
+        let set = calibration.run(Extras::default(), None)?;
         let texts = &self.texts.calibration;
-        let settings = origin::Settings::new(texts.longest(), "spread", false, self.dtype, Extras::default());
+        let settings = Conditions::new(texts.longest(), "spread", false, self.dtype, Extras::default());
         let origin = Origin::new(hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
         importance_file::save(&path, &set, &origin, &[])?;
         Ok(set)
