@@ -48,7 +48,7 @@ const BEYOND_CACHES: usize = 128 << 20;
 /// Rows of the embedding while layers are timed: it is no part of a layer.
 const FEW_TOKENS: usize = 16;
 /// Times that a run is repeated; the shortest counts, because other programs only ever take time away.
-const REPEATS: usize = 5;
+const REPEATS: usize = 12;
 
 impl Latency {
     /// Seconds of a model of these sizes: all layers and the head.
@@ -165,7 +165,7 @@ fn layer_seconds(
         }
         Phase::Prefill => {
             let ids = vec![0; context];
-            shortest(REPEATS.min(2), || {
+            shortest(REPEATS.min(3), || {
                 let batch = Batch::pack([ids.as_slice()]);
                 let x = model.hidden(&mut Ctx::infer(backend), &batch, None)?.tensor;
                 let last = x.rows(context - 1..context).map_err(OpsError::in_op("latency"))?;
