@@ -124,14 +124,17 @@ impl Case {
     }
 }
 
-fn cases(compute: Compute) -> Vec<Case> {
-    let tiles: &[(usize, usize)] = match compute {
+fn tiles(compute: Compute) -> &'static [(usize, usize)] {
+    match compute {
         Compute::Bf16 => &[(128, 256), (128, 128), (64, 64)],
         Compute::F32 => &[(128, 128), (64, 64)],
-    };
+    }
+}
+
+fn cases(compute: Compute, layouts: &[Layout]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for &tile in tiles {
-        for layout in LAYOUTS {
+    for &tile in tiles(compute) {
+        for &layout in layouts {
             // Each of 1, 15, 16, 17, 127, 128, 129 in each place, the tile and one more, k of nothing and around its tiles.
             let sizes = [
                 [1, 1, 1],
@@ -170,34 +173,82 @@ fn products(case: &Case) -> u64 {
     (m.div_ceil(tm) * n.div_ceil(tn) * (tm / 16) * (tn / 8) * k.div_ceil(32) * 2) as u64
 }
 
-#[test]
-fn tensor_cores_on_every_shape() {
-    for case in cases(Compute::Bf16) {
+/// A kernel on every shape.
+fn check_shapes(compute: Compute, layout: Layout, tile: (usize, usize)) {
+    for case in cases(compute, &[layout]).into_iter().filter(|case| case.tile == tile) {
         let counters = case.run();
-        if case.split_bits == 0 {
+        if case.split_bits == 0 && compute == Compute::Bf16 {
             assert_eq!(counters.warp(Class::Mma), products(&case), "{case:?}");
         }
         assert_eq!(counters.bank_conflicts(), 1.0, "{case:?}: {:?}", counters.worst_lines(4));
     }
 }
 
-#[test]
-fn multiply_adds_on_every_shape() {
-    for case in cases(Compute::F32) {
-        let counters = case.run();
-        assert_eq!(counters.bank_conflicts(), 1.0, "{case:?}: {:?}", counters.worst_lines(4));
-    }
+macro_rules! every_shape {
+    ($($test:ident: $compute:ident $layout:ident $m:literal $n:literal;)+) => {
+        $(#[test]
+        fn $test() {
+            check_shapes(Compute::$compute, Layout::$layout, ($m, $n));
+        })+
+
+        /// A test a kernel.
+        const EVERY_SHAPE: &[(Compute, Layout, (usize, usize))] =
+            &[$((Compute::$compute, Layout::$layout, ($m, $n))),+];
+    };
+}
+
+every_shape! {
+    nt_on_tensor_cores_128x256: Bf16 Nt 128 256;
+    nt_on_tensor_cores_128x128: Bf16 Nt 128 128;
+    nt_on_tensor_cores_64x64: Bf16 Nt 64 64;
+    nn_on_tensor_cores_128x256: Bf16 Nn 128 256;
+    nn_on_tensor_cores_128x128: Bf16 Nn 128 128;
+    nn_on_tensor_cores_64x64: Bf16 Nn 64 64;
+    tn_on_tensor_cores_128x256: Bf16 Tn 128 256;
+    tn_on_tensor_cores_128x128: Bf16 Tn 128 128;
+    tn_on_tensor_cores_64x64: Bf16 Tn 64 64;
+    nt_in_f32_128x128: F32 Nt 128 128;
+    nt_in_f32_64x64: F32 Nt 64 64;
+    nn_in_f32_128x128: F32 Nn 128 128;
+    nn_in_f32_64x64: F32 Nn 64 64;
+    tn_in_f32_128x128: F32 Tn 128 128;
+    tn_in_f32_64x64: F32 Tn 64 64;
 }
 
 #[test]
-fn the_same_where_devices_round_otherwise() {
+fn every_kernel_has_a_test() {
+    for compute in [Compute::Bf16, Compute::F32] {
+        for layout in LAYOUTS {
+            for &tile in tiles(compute) {
+                assert!(EVERY_SHAPE.contains(&(compute, layout, tile)), "{compute:?} {layout:?} {tile:?}");
+            }
+        }
+    }
+}
+
+fn check_rounding(layout: Layout) {
     for rounding in [Rounding::TruncateAccumulate, Rounding::ApproxUp, Rounding::ApproxDown] {
         for compute in [Compute::Bf16, Compute::F32] {
-            for case in cases(compute).into_iter().filter(|case| 16 <= case.size[2]).step_by(3) {
+            for case in cases(compute, &[layout]).into_iter().filter(|case| 16 <= case.size[2]).step_by(3) {
                 Case { rounding, ..case }.run();
             }
         }
     }
+}
+
+#[test]
+fn nt_where_devices_round_otherwise() {
+    check_rounding(Layout::Nt);
+}
+
+#[test]
+fn nn_where_devices_round_otherwise() {
+    check_rounding(Layout::Nn);
+}
+
+#[test]
+fn tn_where_devices_round_otherwise() {
+    check_rounding(Layout::Tn);
 }
 
 #[test]
