@@ -148,7 +148,7 @@ __device__ __forceinline__ void decode(float* shared, const float* __restrict__ 
     }
     __syncthreads();
 #pragma unroll 1
-    for (int index = threadIdx.x; index < n_heads * WIDTH; index += THREADS) {
+    for (u32 index = threadIdx.x; index < n_heads * WIDTH; index += THREADS) {
         const int g = index / WIDTH, c = index % WIDTH;
         float m = -INFINITY_F32, all = 0.0f, x = 0.0f;
 #pragma unroll

@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// Seconds of tests that a mutant has to pass, as long as the tests take with the kernel as it is
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "mutate")]
     patience: f64,
+    /// Ask only tests of programs whose file names contain this, where a few kernels are of interest
+    #[arg(long, value_name = "PROGRAM", default_value = "", requires = "mutate")]
+    tests: String,
     /// Take over what an earlier run found out of mutants that are the same
     #[arg(long, requires = "mutate")]
     resume: bool,
@@ -95,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         What { record: true, .. } => record::run(&toolkit),
         What { mutate: Some(only), .. } => {
             let Options { count, seed, patience, resume, .. } = *options;
-            mutate::run(&toolkit, only, mutate::Sample { count, seed, patience, resume })
+            mutate::run(&toolkit, only, &options.tests, mutate::Sample { count, seed, patience, resume })
         }
         _ => build::run(&toolkit),
     }

@@ -75,13 +75,13 @@ struct Campaign<'a> {
     record: Mutex<HashMap<TestOfSource<'a>, (u32, u32)>>,
 }
 
-/// Mutates every kernel whose name contains one of `only`.
+/// Mutates every kernel whose name contains one of `only`, and asks the tests of programs whose file names contain `programs`.
 ///
 /// # Errors
 /// [`Error::Kernels`] with the number of kernels of which fewer than 85 % of the mutants are noticed; [`Error::NoKernel`]; those of cargo and of
 /// the tools.
-pub(super) fn run(toolkit: &Toolkit, only: &[String], sample: Sample) -> Result<()> {
-    let tests = suite::run_all(LONGEST)?;
+pub(super) fn run(toolkit: &Toolkit, only: &[String], programs: &str, sample: Sample) -> Result<()> {
+    let tests = suite::run_all(programs, LONGEST)?;
     let sources = build::sources()?;
     let texts = sources.iter().map(|source| read(&source.ptx)).collect::<Result<Vec<_>>>()?;
     let mut targets = Vec::new();

@@ -30,7 +30,7 @@ const HEAD: &str = "\
 /// Those of the tests and of the verifier.
 pub(super) fn run(toolkit: &Toolkit) -> Result<()> {
     let kernels = race::kernels()?;
-    let recorded: Vec<Recorded> = suite::run_all(LONGEST)?.into_iter().flat_map(|test| test.launches).collect();
+    let recorded: Vec<Recorded> = suite::run_all("", LONGEST)?.into_iter().flat_map(|test| test.launches).collect();
     let candidates = pick(recorded, &kernels);
     let by_hand: Vec<Launch> = race::committed()?.into_iter().filter(|launch| launch.by_hand).collect();
     let mut found: Vec<Option<(Launch, Outcome)>> = vec![None; candidates.len()];

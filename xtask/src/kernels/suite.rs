@@ -130,13 +130,14 @@ impl Test {
     }
 }
 
-/// The tests that launch kernels, the fastest first, with what they launch; those that take more than `limit` seconds are left out. What a test
+/// The tests that launch kernels, of programs whose file names contain `programs`, the fastest first, with what they launch; those that take more than `limit` seconds are left out. What a test
 /// program did is remembered as long as it stays the same.
 ///
 /// # Errors
 /// Those of cargo and of the test programs; [`Error::Read`] and [`Error::Write`] of what is remembered.
-pub(super) fn run_all(limit: f64) -> Result<Vec<Test>> {
+pub(super) fn run_all(programs: &str, limit: f64) -> Result<Vec<Test>> {
     let mut tests = list()?;
+    tests.retain(|test| test.program.file_name().is_some_and(|name| name.to_string_lossy().contains(programs)));
     let listed = tests.len();
     let mut measured: Vec<Option<Measured>> = vec![None; listed];
     let memories = keep(&mut tests)?;

@@ -166,6 +166,37 @@ fn one_query_over_a_long_cache() {
     check_each([Case::new(Op::Attention { spec, spare: 2 }, Values::Normal)]);
 }
 
+/// Scores whose exponentials overflow unless the largest of a row is taken off, in whatever tile it stands.
+fn check_large_scores(compute: DType, head_dim: usize) {
+    let cuda = cuda();
+    for (cu_len, window) in [(vec![0, 40, 105], None), (vec![0, 70], Some(33))] {
+        let spec = AttnSpec { window, compute, scale: 8.0, ..AttnSpec::packed(2, 1, head_dim, cu_len) };
+        let problem = Problem::new(spec);
+        let (forward, _) = problem.run(&cuda);
+        problem.check("large scores", &forward, None);
+    }
+}
+
+macro_rules! large_scores {
+    ($($test:ident: $compute:ident $head_dim:literal;)+) => {
+        $(#[test]
+        fn $test() {
+            check_large_scores(DType::$compute, $head_dim);
+        })+
+    };
+}
+
+large_scores! {
+    large_scores_32: BF16 32;
+    large_scores_64: BF16 64;
+    large_scores_80: BF16 80;
+    large_scores_96: BF16 96;
+    large_scores_128: BF16 128;
+    large_scores_in_f32_64: F32 64;
+    large_scores_in_f32_128: F32 128;
+    large_scores_in_f32_256: F32 256;
+}
+
 /// The bounds hold whatever hardware does where it is free to choose.
 fn check_rounding(rounding: Rounding) {
     let cuda = cuda_that_rounds(rounding);
