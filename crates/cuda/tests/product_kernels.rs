@@ -37,6 +37,19 @@ fn as_bf16(values: &[f32]) -> Vec<u16> {
     values.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()
 }
 
+/// The normal distribution, as the series of its density; beyond 6 it is 0 or 1 to 1e-9.
+fn normal(x: f64) -> f64 {
+    if 6.0 < x.abs() {
+        return if x < 0.0 { 0.0 } else { 1.0 };
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..100 {
+        term *= -x * x / (2.0 * f64::from(n));
+        sum += term / f64::from(2 * n + 1);
+    }
+    0.5 + sum / (2.0 * std::f64::consts::PI).sqrt()
+}
+
 /// A product to be made by one kernel.
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -48,6 +61,8 @@ struct Case {
     /// Elements by which the operands begin late (f32 only).
     late: usize,
     activation: u32,
+    /// Whether there are a bias, a residual, and a second output in bf16.
+    full: bool,
     rounding: Rounding,
 }
 
@@ -79,6 +94,12 @@ impl Case {
         let splits = 1 << self.split_bits;
         let before = numbers(m * n, 3);
         let pc = if splits == 1 { sim.upload(&before) } else { sim.alloc(4 * m * n * splits) };
+        let (bias, residual) =
+            if self.full { (numbers(n, 4), numbers(m * n, 5)) } else { (vec![0.0; n], vec![0.0; m * n]) };
+        let [short, p_bias, p_residual] = match self.full {
+            true => [sim.alloc(2 * m * n), sim.upload(&bias), sim.upload(&residual)],
+            false => [0; 3],
+        };
         let k_tile = if is_bf16 { 32 } else { 16 };
         let k_split = k.div_ceil(k_tile).div_ceil(splits) * k_tile;
         let tiles_m = m.div_ceil(tm);
@@ -95,9 +116,9 @@ impl Case {
             | if n.is_multiple_of(4) { ALIGNED } else { 0 }
             | vector(a_columns, A_VECTOR)
             | vector(b_columns, B_VECTOR);
-        let mut arguments: Vec<Value> = [pa, pb, pc, 0, 0, 0].map(Pointer).into();
-        let numbers = [m as u32, n as u32, k as u32, lda, ldb, k_split as u32, self.split_bits, flags];
-        arguments.extend(numbers.map(U32));
+        let mut arguments: Vec<Value> = [pa, pb, pc, short, p_bias, p_residual].map(Pointer).into();
+        let sizes = [m as u32, n as u32, k as u32, lda, ldb, k_split as u32, self.split_bits, flags];
+        arguments.extend(sizes.map(U32));
         let module = text(if is_bf16 { "gemm_bf16" } else { "gemm_f32" });
         let counters = sim.launch(module, &self.entry(), grid, [threads, 1, 1], shared, &arguments);
         let parts: Vec<f32> = sim.download(pc, m * n * splits);
@@ -109,16 +130,22 @@ impl Case {
                     let b = if layout == Layout::Nt { b[j * k + q] } else { b[q * n + j] };
                     f64::from(a) * f64::from(b)
                 };
-                let sum: f64 = (0..k).map(term).sum();
-                let size = (0..k).map(|q| term(q).abs()).sum::<f64>() * (1.0 + sum.abs()) + 1.0;
+                let sum = (0..k).map(term).sum::<f64>() + f64::from(bias[j]);
+                let size = ((0..k).map(|q| term(q).abs()).sum::<f64>() + 1.0) * (1.0 + sum.abs()) + 1.0;
                 let want = match self.activation {
                     1 => sum / (1.0 + (-sum).exp()),
+                    2 => sum * normal(sum),
+                    3 => sum / (1.0 + (-1.595_769_121_605_730_8 * (sum + 0.044_715 * sum.powi(3))).exp()),
                     4 => sum.max(0.0).powi(2),
                     _ => sum,
-                } + if splits == 1 { f64::from(before[at]) } else { 0.0 };
+                } + if splits == 1 { f64::from(before[at]) } else { 0.0 }
+                    + f64::from(residual[at]);
                 let got: f64 = (0..splits).map(|s| f64::from(parts[s * m * n + at])).sum();
                 assert!((got - want).abs() <= 1.9e-6 * size, "{self:?} [{i}, {j}] is {got}, expected {want}");
             }
+        }
+        if self.full {
+            assert_eq!(sim.download::<u16>(short, m * n), as_bf16(&parts), "{self:?}");
         }
         counters
     }
@@ -151,15 +178,20 @@ fn cases(compute: Compute, layouts: &[Layout]) -> Vec<Case> {
             ];
             for (i, size) in sizes.into_iter().enumerate() {
                 let late = if compute == Compute::F32 { i % 2 } else { 0 };
-                let activation = [0, 1, 4][i % 3];
-                let case =
-                    Case { compute, layout, tile, size, split_bits: 0, late, activation, rounding: Rounding::Nearest };
-                cases.push(case);
+                let activation = [0, 1, 2, 3, 4][i % 5];
+                let (split_bits, full, rounding) = (0, false, Rounding::Nearest);
+                cases.push(Case { compute, layout, tile, size, split_bits, late, activation, full, rounding });
+            }
+            // All that can become of a sum, in pieces of 16 bytes and not.
+            for (n, activation) in [20, 19].into_iter().flat_map(|n| (0..5).map(move |activation| (n, activation))) {
+                let (size, split_bits, late, full, rounding) = ([9, n, 40], 0, 0, true, Rounding::Nearest);
+                cases.push(Case { compute, layout, tile, size, split_bits, late, activation, full, rounding });
             }
             // Parts of k, the last of them shorter, and one of nothing.
             for (size, split_bits) in [([20, 24, 200], 1), ([20, 23, 130], 2), ([9, 8, 33], 2)] {
                 let rounding = Rounding::Nearest;
-                cases.push(Case { compute, layout, tile, size, split_bits, late: 0, activation: 0, rounding });
+                let (late, activation, full) = (0, 0, false);
+                cases.push(Case { compute, layout, tile, size, split_bits, late, activation, full, rounding });
             }
         }
     }
@@ -263,8 +295,8 @@ fn aligned_operands_move_in_whole_sectors_as_often_as_the_tiles_say() {
         for layout in LAYOUTS {
             let (tm, tn) = tile;
             let size @ [m, n, k] = [2 * tm, 2 * tn, 96];
-            let (split_bits, late, activation, rounding) = (0, 0, 0, Rounding::Nearest);
-            let case = Case { compute, layout, tile, size, split_bits, late, activation, rounding };
+            let (split_bits, late, activation, full, rounding) = (0, 0, 0, false, Rounding::Nearest);
+            let case = Case { compute, layout, tile, size, split_bits, late, activation, full, rounding };
             let counters = case.run();
             assert_eq!(counters.coalescing(), 1.0, "{case:?}: {:?}", counters.worst_lines(4));
             assert_eq!(counters.bank_conflicts(), 1.0, "{case:?}: {:?}", counters.worst_lines(4));
