@@ -267,7 +267,7 @@ fn check_epilogues(layout: Layout) {
     for (i, activation) in activations.enumerate() {
         for compute in [Compute::Bf16, Compute::F32] {
             // With pieces of 16 bytes and without; the last is made in parts of k.
-            for (m, n, k) in [(40, 36, 24), (17, 21, 40), (9, 12, 1100)] {
+            for (m, n, k) in [(40, 36, 24), (17, 21, 40), (9, 12, 1100), (9, 11, 1100)] {
                 check_gemm(cuda, layout, compute, [m, n, k], i != 4, activation);
             }
         }
