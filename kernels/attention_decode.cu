@@ -65,10 +65,15 @@ __device__ __forceinline__ void decode(float* shared, const float* __restrict__ 
         maximum[g] = -INFINITY_F32;
         total[g] = 0.0f;
 #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) {
+        for (int i = 0; i < PER_LANE; i += 4) {
+            // A head is a multiple of four elements long: all four are in it, or none.
             const int c = element<L, C>(l, i);
-            query[g][i] = g < n_heads && c < head_dim ? q[((u64)(u32)token * heads + head + g) * head_dim + c] : 0.0f;
-            sum[g][i] = 0.0f;
+            const bool inside = g < n_heads && c < head_dim;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                query[g][i + j] = inside ? q[((u64)(u32)token * heads + head + g) * head_dim + c + j] : 0.0f;
+                sum[g][i + j] = 0.0f;
+            }
         }
     }
 
@@ -148,7 +153,7 @@ __device__ __forceinline__ void decode(float* shared, const float* __restrict__ 
     }
     __syncthreads();
 #pragma unroll 1
-    for (int index = threadIdx.x; index < n_heads * WIDTH; index += THREADS) {
+    for (u32 index = threadIdx.x; index < n_heads * WIDTH; index += THREADS) {
         const int g = index / WIDTH, c = index % WIDTH;
         float m = -INFINITY_F32, all = 0.0f, x = 0.0f;
 #pragma unroll

@@ -14,10 +14,11 @@ constexpr int P_STRIDE = STREAM + 4;
 // Rows `row ..` of one head into a tile; zeros past `end` and past `head_dim`.
 template <int D, int ROWS, int THREADS>
 __device__ __forceinline__ void load_rows(float* tile, const float* __restrict__ head, int stride, int head_dim, int row, int end) {
+    static_assert(ROWS * D % (4 * THREADS) == 0, "all threads have as many elements, in fours");
 #pragma unroll 4
-    for (int index = threadIdx.x; index < ROWS * D; index += THREADS) {
-        const int r = index / D, c = index % D;
-        tile[r * STRIDE<D> + c] = row + r < end && c < head_dim ? head[(u64)(u32)(row + r) * stride + c] : 0.0f;
+    for (u32 i = 0; i < ROWS * D / THREADS; i++) {
+        const u32 index = threadIdx.x + i * THREADS, r = index / D, c = index % D;
+        tile[r * STRIDE<D> + c] = row + (int)r < end && (int)c < head_dim ? head[(u64)(row + r) * stride + c] : 0.0f;
     }
 }
 // The same between two barriers, into a tile that all warps read.
@@ -143,7 +144,8 @@ __device__ __forceinline__ void forward(float* shared, const float* __restrict__
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int key = row + lane_column() + 8 * i;
-                const bool seen = key <= past + query && key < end && key >= first_key(query, piece.begin, past, window);
+                // Rows past the piece see what they like: nobody stores them.
+                const bool seen = key <= past + query && key >= first_key(query, piece.begin, past, window);
                 if (!seen) s[r][i] = -INFINITY_F32;
                 m = fmaxf(m, s[r][i]);
             }
@@ -221,7 +223,8 @@ __device__ __forceinline__ void backward_q(float* shared, const float* __restric
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int key = row + lane_column() + 8 * i, query = first_query + r;
-                const bool seen = key <= query && query < end && key >= first_key(query, piece.begin, 0, window);
+                // Rows past the piece see what they like: nobody stores them.
+                const bool seen = key <= query && key >= first_key(query, piece.begin, 0, window);
                 dp[r][i] = seen ? exp_score(s[r][i] - row_lse[r]) * dp[r][i] : 0.0f;
             }
         keep(ds, dp);

@@ -51,8 +51,7 @@ struct GeluTanh {
     static __device__ __forceinline__ Both at(float x) {
         constexpr float A = 1.5957691216057308f, B = 0.044715f;
         // Beyond 12 the sigmoid is 0 or 1, and a cube of x might overflow.
-        float c = x > 12.0f ? 12.0f : x;
-        c = c < -12.0f ? -12.0f : c;
+        const float c = max_nan(min_nan(x, 12.0f), -12.0f);
         const float square = B * c * c, slope = A * fmaf(3.0f, square, 1.0f);
         const Sigmoid s = sigmoid_and_rest(A * fmaf(square, c, c));
         return {x * s.value, s.value * fmaf(c * slope, s.rest, 1.0f)};
@@ -61,7 +60,7 @@ struct GeluTanh {
 
 struct Relu2 {
     static __device__ __forceinline__ Both at(float x) {
-        const float positive = x < 0.0f ? 0.0f : x; // NaN stays NaN
+        const float positive = max_nan(x, 0.0f);
         return {positive * positive, 2.0f * positive};
     }
 };

@@ -16,7 +16,8 @@ struct Q4_1 {
 template <class Q> __device__ __forceinline__ Pack<4> values_of(const u16* blocks, u64 group) {
     const u16* block = blocks + group / 8 * Q::WORDS;
     const u32 part = group % 8; // of the block's 8 packs
-    const float d = F16::get(block[0]);
+    // A NaN only has to stay one: arithmetic makes what it likes of it.
+    const float d = f32_from_f16(block[0]);
     Pack<4> pack;
     if constexpr (Q::WORDS == Q8_0::WORDS) {
         const u32 bytes = block[1 + part * 2] | (u32)block[2 + part * 2] << 16;
@@ -33,7 +34,7 @@ template <class Q> __device__ __forceinline__ Pack<4> values_of(const u16* block
             if constexpr (Q::WORDS == Q4_0::WORDS) {
                 pack.at[i] = d * (q - 8.0f);
             } else {
-                pack.at[i] = fmaf(d, q, F16::get(block[1]));
+                pack.at[i] = fmaf(d, q, f32_from_f16(block[1]));
             }
         }
     }
@@ -49,7 +50,7 @@ __device__ __forceinline__ int whole_between(float x, float low, float high) {
 }
 
 // Writes the block whose element number `lane` is `x`. Called by whole warps. No multiplication is fused with an addition, or ties would
-// fall otherwise than in ggml.
+// fall otherwise than in ggml. Scales are never NaN.
 template <class Q> __device__ __forceinline__ void block_from(u16* block, float x) {
     const u32 lane = threadIdx.x % WARP;
     if constexpr (Q::WORDS == Q8_0::WORDS) {
@@ -59,7 +60,7 @@ template <class Q> __device__ __forceinline__ void block_from(u16* block, float 
         const float whole = truncf(scaled), rest = scaled - whole;
         const float nearest = rest >= 0.5f ? whole + 1.0f : rest <= -0.5f ? whole - 1.0f : whole;
         const u32 word = paired((u32)whole_between(nearest, -128.0f, 127.0f) & 0xff);
-        if (lane == 0) block[0] = F16::put(d);
+        if (lane == 0) block[0] = f16_from_f32(d);
         if (lane % 2 == 0) block[1 + lane / 2] = (u16)word;
     } else {
         float d, least = 0.0f, level;
@@ -79,8 +80,8 @@ template <class Q> __device__ __forceinline__ void block_from(u16* block, float 
         }
         const u32 q = (u32)whole_between(level, 0.0f, 15.0f);
         const u32 word = paired(q | __shfl_down_sync(ALL_LANES, q, 16) << 4);
-        if (lane == 0) block[0] = F16::put(d);
-        if (Q::WORDS == Q4_1::WORDS && lane == 0) block[1] = F16::put(least);
+        if (lane == 0) block[0] = f16_from_f32(d);
+        if (Q::WORDS == Q4_1::WORDS && lane == 0) block[1] = f16_from_f32(least);
         if (lane < 16 && lane % 2 == 0) block[Q::WORDS - 8 + lane / 2] = (u16)word;
     }
 }

@@ -120,12 +120,11 @@ template <int N, class F> __device__ __forceinline__ void each_of_row(u32 d, F f
 // e^x, within 1.01 ulp (asserted by a test); subnormal results are right too; 0 for -inf, +inf above 88.72, NaN for NaN. No approximate
 // instruction takes part, so that every device gives the same bits.
 __device__ __forceinline__ float exp_f32(float x) {
-    // Beyond these the result is infinite or zero. Comparisons let a NaN through.
-    x = x > 89.0f ? 89.0f : x;
-    x = x < -104.0f ? -104.0f : x;
-    // x = n ln 2 + r (Cody and Waite): adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
-    const float rounded = fmaf(x, 1.4426950408889634f, 12582912.0f);
-    const float n = rounded - 12582912.0f;
+    // Beyond these the result is infinite or zero.
+    x = max_nan(min_nan(x, 89.0f), -104.0f);
+    // x = n ln 2 + r (Cody and Waite): adding 1.5 * 2^23 + 127 rounds to a whole number; the low bits are then the exponent field of 2^n.
+    constexpr float ROUND = 12582912.0f + 127.0f;
+    const float rounded = fmaf(x, 1.4426950408889634f, ROUND), n = rounded - ROUND;
     // ln 2 in two parts; the high one has zeros at its end, so n * high is exact.
     float r = fmaf(n, -0.693145751953125f, x);
     r = fmaf(n, -1.428606765330187e-06f, r);
@@ -136,9 +135,9 @@ __device__ __forceinline__ float exp_f32(float x) {
     p = fmaf(p, r, 1.666652e-1f);
     p = fmaf(p, r, 4.9999994e-1f);
     const float y = 1.0f + fmaf(p * r, r, r);
-    // Two steps: 2^n itself would overflow or vanish before the product does.
-    const int whole = __float_as_int(rounded) - 0x4b400000, half = whole >> 1;
-    return y * __int_as_float((half + 127) << 23) * __int_as_float((whole - half + 127) << 23);
+    // Two steps, n / 2 rounded and the rest: 2^n itself would overflow or vanish before the product does.
+    const float half = fmaf(n, 0.5f, ROUND), rest = (rounded - half) + ROUND;
+    return y * __int_as_float(__float_as_int(half) << 23) * __int_as_float(__float_as_int(rest) << 23);
 }
 
 // 1 / (1 + e^-x): 0 and 1 at the ends, NaN for NaN.

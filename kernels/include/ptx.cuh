@@ -42,6 +42,18 @@ __device__ __forceinline__ float4 load_shared_4(const float* p) {
     return x;
 }
 
+// The smaller and the larger of two numbers; NaN when one of them is (`fminf` and `fmaxf` would drop it).
+__device__ __forceinline__ float min_nan(float x, float y) {
+    float z;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+__device__ __forceinline__ float max_nan(float x, float y) {
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+
 // 2^x, within 2 ulp; subnormal results become zero.
 __device__ __forceinline__ float ex2(float x) {
     float y;

@@ -37,6 +37,19 @@ fn as_bf16(values: &[f32]) -> Vec<u16> {
     values.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()
 }
 
+/// The normal distribution, as the series of its density; beyond 6 it is 0 or 1 to 1e-9.
+fn normal(x: f64) -> f64 {
+    if 6.0 < x.abs() {
+        return if x < 0.0 { 0.0 } else { 1.0 };
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..100 {
+        term *= -x * x / (2.0 * f64::from(n));
+        sum += term / f64::from(2 * n + 1);
+    }
+    0.5 + sum / (2.0 * std::f64::consts::PI).sqrt()
+}
+
 /// A product to be made by one kernel.
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -48,6 +61,8 @@ struct Case {
     /// Elements by which the operands begin late (f32 only).
     late: usize,
     activation: u32,
+    /// Whether there are a bias, a residual, and a second output in bf16.
+    full: bool,
     rounding: Rounding,
 }
 
@@ -79,6 +94,12 @@ impl Case {
         let splits = 1 << self.split_bits;
         let before = numbers(m * n, 3);
         let pc = if splits == 1 { sim.upload(&before) } else { sim.alloc(4 * m * n * splits) };
+        let (bias, residual) =
+            if self.full { (numbers(n, 4), numbers(m * n, 5)) } else { (vec![0.0; n], vec![0.0; m * n]) };
+        let [short, p_bias, p_residual] = match self.full {
+            true => [sim.alloc(2 * m * n), sim.upload(&bias), sim.upload(&residual)],
+            false => [0; 3],
+        };
         let k_tile = if is_bf16 { 32 } else { 16 };
         let k_split = k.div_ceil(k_tile).div_ceil(splits) * k_tile;
         let tiles_m = m.div_ceil(tm);
@@ -95,9 +116,9 @@ impl Case {
             | if n.is_multiple_of(4) { ALIGNED } else { 0 }
             | vector(a_columns, A_VECTOR)
             | vector(b_columns, B_VECTOR);
-        let mut arguments: Vec<Value> = [pa, pb, pc, 0, 0, 0].map(Pointer).into();
-        let numbers = [m as u32, n as u32, k as u32, lda, ldb, k_split as u32, self.split_bits, flags];
-        arguments.extend(numbers.map(U32));
+        let mut arguments: Vec<Value> = [pa, pb, pc, short, p_bias, p_residual].map(Pointer).into();
+        let sizes = [m as u32, n as u32, k as u32, lda, ldb, k_split as u32, self.split_bits, flags];
+        arguments.extend(sizes.map(U32));
         let module = text(if is_bf16 { "gemm_bf16" } else { "gemm_f32" });
         let counters = sim.launch(module, &self.entry(), grid, [threads, 1, 1], shared, &arguments);
         let parts: Vec<f32> = sim.download(pc, m * n * splits);
@@ -109,29 +130,38 @@ impl Case {
                     let b = if layout == Layout::Nt { b[j * k + q] } else { b[q * n + j] };
                     f64::from(a) * f64::from(b)
                 };
-                let sum: f64 = (0..k).map(term).sum();
-                let size = (0..k).map(|q| term(q).abs()).sum::<f64>() * (1.0 + sum.abs()) + 1.0;
+                let sum = (0..k).map(term).sum::<f64>() + f64::from(bias[j]);
+                let size = ((0..k).map(|q| term(q).abs()).sum::<f64>() + 1.0) * (1.0 + sum.abs()) + 1.0;
                 let want = match self.activation {
                     1 => sum / (1.0 + (-sum).exp()),
+                    2 => sum * normal(sum),
+                    3 => sum / (1.0 + (-1.595_769_121_605_730_8 * (sum + 0.044_715 * sum.powi(3))).exp()),
                     4 => sum.max(0.0).powi(2),
                     _ => sum,
-                } + if splits == 1 { f64::from(before[at]) } else { 0.0 };
+                } + if splits == 1 { f64::from(before[at]) } else { 0.0 }
+                    + f64::from(residual[at]);
                 let got: f64 = (0..splits).map(|s| f64::from(parts[s * m * n + at])).sum();
                 assert!((got - want).abs() <= 1.9e-6 * size, "{self:?} [{i}, {j}] is {got}, expected {want}");
             }
+        }
+        if self.full {
+            assert_eq!(sim.download::<u16>(short, m * n), as_bf16(&parts), "{self:?}");
         }
         counters
     }
 }
 
-fn cases(compute: Compute) -> Vec<Case> {
-    let tiles: &[(usize, usize)] = match compute {
+fn tiles(compute: Compute) -> &'static [(usize, usize)] {
+    match compute {
         Compute::Bf16 => &[(128, 256), (128, 128), (64, 64)],
         Compute::F32 => &[(128, 128), (64, 64)],
-    };
+    }
+}
+
+fn cases(compute: Compute, layouts: &[Layout]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for &tile in tiles {
-        for layout in LAYOUTS {
+    for &tile in tiles(compute) {
+        for &layout in layouts {
             // Each of 1, 15, 16, 17, 127, 128, 129 in each place, the tile and one more, k of nothing and around its tiles.
             let sizes = [
                 [1, 1, 1],
@@ -148,15 +178,20 @@ fn cases(compute: Compute) -> Vec<Case> {
             ];
             for (i, size) in sizes.into_iter().enumerate() {
                 let late = if compute == Compute::F32 { i % 2 } else { 0 };
-                let activation = [0, 1, 4][i % 3];
-                let case =
-                    Case { compute, layout, tile, size, split_bits: 0, late, activation, rounding: Rounding::Nearest };
-                cases.push(case);
+                let activation = [0, 1, 2, 3, 4][i % 5];
+                let (split_bits, full, rounding) = (0, false, Rounding::Nearest);
+                cases.push(Case { compute, layout, tile, size, split_bits, late, activation, full, rounding });
+            }
+            // All that can become of a sum, in pieces of 16 bytes and not.
+            for (n, activation) in [20, 19].into_iter().flat_map(|n| (0..5).map(move |activation| (n, activation))) {
+                let (size, split_bits, late, full, rounding) = ([9, n, 40], 0, 0, true, Rounding::Nearest);
+                cases.push(Case { compute, layout, tile, size, split_bits, late, activation, full, rounding });
             }
             // Parts of k, the last of them shorter, and one of nothing.
             for (size, split_bits) in [([20, 24, 200], 1), ([20, 23, 130], 2), ([9, 8, 33], 2)] {
                 let rounding = Rounding::Nearest;
-                cases.push(Case { compute, layout, tile, size, split_bits, late: 0, activation: 0, rounding });
+                let (late, activation, full) = (0, 0, false);
+                cases.push(Case { compute, layout, tile, size, split_bits, late, activation, full, rounding });
             }
         }
     }
@@ -170,34 +205,82 @@ fn products(case: &Case) -> u64 {
     (m.div_ceil(tm) * n.div_ceil(tn) * (tm / 16) * (tn / 8) * k.div_ceil(32) * 2) as u64
 }
 
-#[test]
-fn tensor_cores_on_every_shape() {
-    for case in cases(Compute::Bf16) {
+/// A kernel on every shape.
+fn check_shapes(compute: Compute, layout: Layout, tile: (usize, usize)) {
+    for case in cases(compute, &[layout]).into_iter().filter(|case| case.tile == tile) {
         let counters = case.run();
-        if case.split_bits == 0 {
+        if case.split_bits == 0 && compute == Compute::Bf16 {
             assert_eq!(counters.warp(Class::Mma), products(&case), "{case:?}");
         }
         assert_eq!(counters.bank_conflicts(), 1.0, "{case:?}: {:?}", counters.worst_lines(4));
     }
 }
 
-#[test]
-fn multiply_adds_on_every_shape() {
-    for case in cases(Compute::F32) {
-        let counters = case.run();
-        assert_eq!(counters.bank_conflicts(), 1.0, "{case:?}: {:?}", counters.worst_lines(4));
-    }
+macro_rules! every_shape {
+    ($($test:ident: $compute:ident $layout:ident $m:literal $n:literal;)+) => {
+        $(#[test]
+        fn $test() {
+            check_shapes(Compute::$compute, Layout::$layout, ($m, $n));
+        })+
+
+        /// A test a kernel.
+        const EVERY_SHAPE: &[(Compute, Layout, (usize, usize))] =
+            &[$((Compute::$compute, Layout::$layout, ($m, $n))),+];
+    };
+}
+
+every_shape! {
+    nt_on_tensor_cores_128x256: Bf16 Nt 128 256;
+    nt_on_tensor_cores_128x128: Bf16 Nt 128 128;
+    nt_on_tensor_cores_64x64: Bf16 Nt 64 64;
+    nn_on_tensor_cores_128x256: Bf16 Nn 128 256;
+    nn_on_tensor_cores_128x128: Bf16 Nn 128 128;
+    nn_on_tensor_cores_64x64: Bf16 Nn 64 64;
+    tn_on_tensor_cores_128x256: Bf16 Tn 128 256;
+    tn_on_tensor_cores_128x128: Bf16 Tn 128 128;
+    tn_on_tensor_cores_64x64: Bf16 Tn 64 64;
+    nt_in_f32_128x128: F32 Nt 128 128;
+    nt_in_f32_64x64: F32 Nt 64 64;
+    nn_in_f32_128x128: F32 Nn 128 128;
+    nn_in_f32_64x64: F32 Nn 64 64;
+    tn_in_f32_128x128: F32 Tn 128 128;
+    tn_in_f32_64x64: F32 Tn 64 64;
 }
 
 #[test]
-fn the_same_where_devices_round_otherwise() {
+fn every_kernel_has_a_test() {
+    for compute in [Compute::Bf16, Compute::F32] {
+        for layout in LAYOUTS {
+            for &tile in tiles(compute) {
+                assert!(EVERY_SHAPE.contains(&(compute, layout, tile)), "{compute:?} {layout:?} {tile:?}");
+            }
+        }
+    }
+}
+
+fn check_rounding(layout: Layout) {
     for rounding in [Rounding::TruncateAccumulate, Rounding::ApproxUp, Rounding::ApproxDown] {
         for compute in [Compute::Bf16, Compute::F32] {
-            for case in cases(compute).into_iter().filter(|case| 16 <= case.size[2]).step_by(3) {
+            for case in cases(compute, &[layout]).into_iter().filter(|case| 16 <= case.size[2]).step_by(3) {
                 Case { rounding, ..case }.run();
             }
         }
     }
+}
+
+#[test]
+fn nt_where_devices_round_otherwise() {
+    check_rounding(Layout::Nt);
+}
+
+#[test]
+fn nn_where_devices_round_otherwise() {
+    check_rounding(Layout::Nn);
+}
+
+#[test]
+fn tn_where_devices_round_otherwise() {
+    check_rounding(Layout::Tn);
 }
 
 #[test]
@@ -212,8 +295,8 @@ fn aligned_operands_move_in_whole_sectors_as_often_as_the_tiles_say() {
         for layout in LAYOUTS {
             let (tm, tn) = tile;
             let size @ [m, n, k] = [2 * tm, 2 * tn, 96];
-            let (split_bits, late, activation, rounding) = (0, 0, 0, Rounding::Nearest);
-            let case = Case { compute, layout, tile, size, split_bits, late, activation, rounding };
+            let (split_bits, late, activation, full, rounding) = (0, 0, 0, false, Rounding::Nearest);
+            let case = Case { compute, layout, tile, size, split_bits, late, activation, full, rounding };
             let counters = case.run();
             assert_eq!(counters.coalescing(), 1.0, "{case:?}: {:?}", counters.worst_lines(4));
             assert_eq!(counters.bank_conflicts(), 1.0, "{case:?}: {:?}", counters.worst_lines(4));

@@ -116,6 +116,8 @@ pub struct Report {
     pub counters: Counters,
     /// What is wrong, in the order found; empty for a kernel that passed every checker.
     pub findings: Vec<Finding>,
+    /// Lines of the PTX text whose instructions some warp came to, ascending.
+    pub covered: Vec<u32>,
 }
 
 impl Report {

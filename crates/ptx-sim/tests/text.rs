@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Random, module};
+use common::{Random, launch, module};
 use paring_ptx_sim::{Launch, Memory, Module, Options, ParamType, run};
 
 const REDUCE: &str = r#"
@@ -114,6 +114,31 @@ fn dynamic_shared_memory_follows_the_static() {
     let clean = |d| run(m.kernel("sum_f32").unwrap(), &l(d), &mut Memory::new(), &Options::default()).findings;
     assert!(clean(8).is_empty(), "{:?}", clean(8));
     assert!(!clean(4).is_empty());
+}
+
+#[test]
+fn a_kernel_takes_the_place_of_its_namesake() {
+    let mut m = Module::parse(REDUCE).unwrap();
+    let other = REDUCE.replace("sum_f32", "other").replace("nothing", "sum_f32");
+    let other = Module::parse(&other).unwrap();
+    assert!(m.replace(other.kernel("sum_f32").unwrap()));
+    assert!(!m.replace(other.kernel("other").unwrap()));
+    let counts: Vec<_> = m.kernels().iter().map(|k| (k.name(), k.instruction_count())).collect();
+    assert_eq!(counts, [("sum_f32", 1), ("nothing", 1)]);
+}
+
+#[test]
+fn lines_that_a_warp_came_to_are_covered() {
+    let source = module(
+        1,
+        "",
+        "mov.u32 %r1, %tid.x;\nsetp.gt.u32 %p1, %r1, 99;\n@%p1 bra far;\n@%p1 mov.u32 %r1, 0;\nret;\nfar:\nmov.u32 %r2, 0;",
+    );
+    let first = source.lines().position(|l| l.starts_with("mov.u32 %r1")).unwrap() as u32 + 1;
+    let covered = |block| launch(&source, 1, block, &[0], &mut Memory::new(), &Options::default()).covered;
+    // An instruction whose guard holds for no lane is reached all the same.
+    assert_eq!(covered(32), (first..first + 5).collect::<Vec<_>>());
+    assert_eq!(covered(101), (first..first + 5).chain([first + 6, first + 7]).collect::<Vec<_>>());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::{
     status::{Result, Status},
     work::{HostSource, Kernel, Node, Point, Task, Work, order},
 };
-use paring_ptx_sim::{Memory, Module, run};
+use paring_ptx_sim::{Memory, Module};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
@@ -354,7 +354,7 @@ impl Device {
         let Some(kernel) = task.module.kernel(&task.name) else {
             return;
         };
-        let ran = run(kernel, &task.launch, &mut self.memory, &self.config.options());
+        let ran = crate::trace::run(kernel, &task.launch, &mut self.memory, &self.config.options());
         self.report.launches += 1;
         if self.config.record {
             self.report.records.push(Record {

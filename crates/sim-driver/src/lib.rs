@@ -16,4 +16,4 @@ pub use client::{Error, SimDriver, TestDevice, device_for_tests, library_path};
 pub use config::{Config, MOST_DEVICES};
 pub use paring_ptx_sim::Rounding;
 pub use report::{Record, Report};
-pub use trace::{record_launch, replacement};
+pub use trace::{replacement, run};

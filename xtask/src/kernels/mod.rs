@@ -6,6 +6,7 @@ mod budget; // kernels/budget.toml
 mod build; // NVRTC over all sources
 mod cfg; // loops of machine code
 mod check; // the gate's step
+mod fates; // what became of mutants
 mod files; // what is written, and programs that are run for their output
 mod mutate; // would the tests notice?
 mod nvrtc; // NVIDIA's compiler as a function
@@ -40,6 +41,15 @@ pub(crate) struct Options {
     /// Which mutants: the same for the same seed
     #[arg(long, default_value_t = 7, requires = "mutate")]
     seed: u64,
+    /// Seconds of tests that a mutant has to pass, as long as the tests take with the kernel as it is
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "mutate")]
+    patience: f64,
+    /// Ask only tests of programs whose file names contain this, where a few kernels are of interest
+    #[arg(long, value_name = "PROGRAM", default_value = "", requires = "mutate")]
+    tests: String,
+    /// Take over what an earlier run found out of mutants that are the same
+    #[arg(long, requires = "mutate")]
+    resume: bool,
 }
 
 #[derive(Args)]
@@ -87,7 +97,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         What { race: Some(only), .. } => race::run(&toolkit, only),
         What { record: true, .. } => record::run(&toolkit),
         What { mutate: Some(only), .. } => {
-            mutate::run(&toolkit, only, mutate::Sample { count: options.count, seed: options.seed })
+            let Options { count, seed, patience, resume, .. } = *options;
+            mutate::run(&toolkit, only, &options.tests, mutate::Sample { count, seed, patience, resume })
         }
         _ => build::run(&toolkit),
     }

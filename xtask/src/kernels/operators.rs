@@ -12,7 +12,7 @@ pub(super) struct Mutant {
 }
 
 /// Opcodes and what they are taken for.
-const CONFUSED: [(&str, &str); 34] = [
+const CONFUSED: [(&str, &str); 36] = [
     ("add.s32", "sub.s32"),
     ("sub.s32", "add.s32"),
     ("add.s64", "sub.s64"),
@@ -23,6 +23,8 @@ const CONFUSED: [(&str, &str); 34] = [
     ("div.rn.f32", "mul.rn.f32"),
     ("max.f32", "min.f32"),
     ("min.f32", "max.f32"),
+    ("max.NaN.f32", "min.NaN.f32"),
+    ("min.NaN.f32", "max.NaN.f32"),
     ("max.s32", "min.s32"),
     ("min.s32", "max.s32"),
     ("max.u32", "min.u32"),

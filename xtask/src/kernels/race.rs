@@ -53,6 +53,9 @@ pub(super) struct Launch {
     /// What is known to come out.
     #[serde(default)]
     pub expect: Verdict,
+    /// Whether `--record` leaves it in the file.
+    #[serde(default)]
+    pub by_hand: bool,
 }
 
 /// What the verifier says.
@@ -81,8 +84,7 @@ impl fmt::Display for Verdict {
 /// [`Error::Kernels`] when something else came out than is known; each is printed.
 pub(super) fn run(toolkit: &Toolkit, only: &[String]) -> Result<()> {
     let path = path();
-    let toml = |source| Error::Toml { path: path.clone(), source: Box::new(source) };
-    let Launches { mut launches } = toml::from_str(&read(&path)?).map_err(toml)?;
+    let mut launches = committed()?;
     launches.retain(|l| only.is_empty() || only.iter().any(|o| l.kernel.contains(o.as_str())));
     let kernels = kernels()?;
     let outcomes = verify_all(toolkit, &kernels, &launches)?;
@@ -101,6 +103,17 @@ pub(super) fn run(toolkit: &Toolkit, only: &[String]) -> Result<()> {
 }
 
 /// The committed launches.
+///
+/// # Errors
+/// [`Error::Read`], [`Error::Toml`].
+pub(super) fn committed() -> Result<Vec<Launch>> {
+    let path = path();
+    let Launches { launches } =
+        toml::from_str(&read(&path)?).map_err(|source| Error::Toml { path: path.clone(), source: Box::new(source) })?;
+    Ok(launches)
+}
+
+/// Their file.
 pub(super) fn path() -> PathBuf {
     root().join("kernels/race.toml")
 }

@@ -13,11 +13,15 @@ use toml::Value;
 /// Launches of each kernel that are tried: those after the first where the verifier does not handle it.
 const TRIED: usize = 3;
 
+/// Seconds of the longest test whose launches count: small launches are what is wanted.
+const LONGEST: f64 = 60.0;
+
 /// What opens the file.
 const HEAD: &str = "\
 # Launches at which sentryward proves that no two accesses race; `cargo xtask kernels --race` runs it, and fails where something else comes out.
 # Written by `cargo xtask kernels --record` from launches of the project's tests: for each kernel the smallest with several blocks that it handles.
-# `parameters` has a number for each parameter, or \"pointer\"; a null pointer is 0. `not-handled` is no statement about the kernel.
+# `parameters` has a number for each parameter, or \"pointer\"; a null pointer is 0. `not-handled` is no statement about the kernel. What has
+# `by_hand = true` stays when the file is written anew, at its end.
 ";
 
 /// Writes the file.
@@ -26,8 +30,9 @@ const HEAD: &str = "\
 /// Those of the tests and of the verifier.
 pub(super) fn run(toolkit: &Toolkit) -> Result<()> {
     let kernels = race::kernels()?;
-    let recorded: Vec<Recorded> = suite::run_all()?.into_iter().flat_map(|test| test.launches).collect();
+    let recorded: Vec<Recorded> = suite::run_all("", LONGEST)?.into_iter().flat_map(|test| test.launches).collect();
     let candidates = pick(recorded, &kernels);
+    let by_hand: Vec<Launch> = race::committed()?.into_iter().filter(|launch| launch.by_hand).collect();
     let mut found: Vec<Option<(Launch, Outcome)>> = vec![None; candidates.len()];
     for nth in 0..TRIED {
         let open = |of: &Option<(Launch, Outcome)>| of.as_ref().is_none_or(|(_, o)| o.verdict == Verdict::NotHandled);
@@ -41,7 +46,8 @@ pub(super) fn run(toolkit: &Toolkit) -> Result<()> {
             }
         }
         // After every round, because a round takes minutes.
-        let entries: Vec<String> = found.iter().flatten().map(|(l, o)| entry(l, o)).collect();
+        let found = found.iter().flatten().map(|(l, o)| entry(l, o.verdict, &o.reason));
+        let entries: Vec<String> = found.chain(by_hand.iter().map(|l| entry(l, l.expect, "by hand"))).collect();
         files::write(&race::path(), &format!("{HEAD}{}", entries.concat()))?;
     }
     Ok(())
@@ -107,21 +113,23 @@ fn decode(recorded: &Recorded, entry: &Entry) -> Option<Launch> {
         shared: recorded.shared,
         parameters,
         expect: Verdict::Proven,
+        by_hand: false,
     })
 }
 
 /// A launch as the file has it. One that was refuted is still expected to be proven, so that it is not overlooked.
-fn entry(launch: &Launch, outcome: &Outcome) -> String {
+fn entry(launch: &Launch, verdict: Verdict, reason: &str) -> String {
     let values: Vec<_> = launch.parameters.iter().map(ToString::to_string).collect();
     let Launch { kernel, grid, block, shared, .. } = launch;
     let shared = if *shared == 0 { String::new() } else { format!("shared = {shared}\n") };
-    let expect = match outcome.verdict {
-        Verdict::NotHandled => format!("expect = \"not-handled\" # {}\n", outcome.reason),
+    let by_hand = if launch.by_hand { "by_hand = true\n" } else { "" };
+    let expect = match verdict {
+        Verdict::NotHandled => format!("expect = \"not-handled\" # {reason}\n"),
         Verdict::Proven | Verdict::Refuted => String::new(),
     };
     let parameters = values.join(", ");
     format!(
-        "\n[[launches]]\nkernel = \"{kernel}\"\ngrid = {grid:?}\nblock = {block:?}\n{shared}parameters = [{parameters}]\n{expect}"
+        "\n[[launches]]\nkernel = \"{kernel}\"\ngrid = {grid:?}\nblock = {block:?}\n{shared}parameters = [{parameters}]\n{expect}{by_hand}"
     )
 }
 
@@ -167,11 +175,15 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let launch = decode(&recorded(2, 9), &kernel()).unwrap();
-        let proven = Outcome { verdict: Verdict::Proven, reason: String::new() };
-        let other = Outcome { verdict: Verdict::NotHandled, reason: "unsupported: \"atom\"".into() };
-        let text = format!("{HEAD}{}{}", entry(&launch, &proven), entry(&launch, &other));
-        let read: race::Launches = toml::from_str(&text).unwrap();
+        let kept = Launch { by_hand: true, ..launch.clone() };
+        let text = [
+            entry(&launch, Verdict::Proven, ""),
+            entry(&launch, Verdict::NotHandled, "unsupported: \"atom\""),
+            entry(&kept, kept.expect, "by hand"),
+        ];
+        let read: race::Launches = toml::from_str(&format!("{HEAD}{}", text.concat())).unwrap();
         assert_eq!(read.launches[0], launch);
         assert_eq!(read.launches[1].expect, Verdict::NotHandled);
+        assert_eq!(read.launches[2], kept);
     }
 }

@@ -114,6 +114,66 @@ fn caches_in_bf16_and_in_pages() {
     }
 }
 
+/// One kernel: the widths and groups that it is for, queries behind nothing, little and much, with windows, caps, pages and splits of any length.
+fn check_kernel(bf16: bool, lanes: usize, block_heads: usize) {
+    let groups = match block_heads {
+        1 => vec![1],
+        4 => vec![2, 3, 4],
+        _ => vec![5, 8, 9],
+    };
+    // A head is aligned to 16 bytes; half of the lanes have a kernel of their own.
+    let step = if bf16 { 8 } else { 4 };
+    let widths = [8 * lanes, 8 * lanes - step, 4 * lanes + step];
+    for n in 0..30 {
+        let (tokens, past) = [(1, 0), (1, 6), (2, 63), (1, 129), (3, 40)][n % 5];
+        let (group, head_dim) = (groups[n / 5 % groups.len()], widths[n % 3]);
+        let kv_heads = 1 + n % 2;
+        let spec = AttnSpec {
+            window: [None, Some(20), None, Some(1), None, Some(65), None][n % 7],
+            softcap: [None, Some(3.0), None, Some(0.5)][n % 4],
+            ..AttnSpec::cached(group * kv_heads, kv_heads, head_dim, tokens, past)
+        };
+        let cache = Cache { bf16, page_shift: [None, Some(0), Some(3)][n / 2 % 3] };
+        let mut problem = Problem::new(spec);
+        // Small scores let every key count, large ones only a few.
+        let factor = [1.0, 0.125, 0.0][n / 3 % 3];
+        problem.q.iter_mut().for_each(|q| *q *= factor);
+        let (want, per_split) = (problem.reference(), [7, 64, 1000, 33][n / 2 % 4]);
+        let (got, _) = decode(&problem, cache, per_split);
+        for (got, want, cols) in [(&got.y, &want.y, head_dim), (&got.lse, &want.lse, 1)] {
+            let far = distance(got, want, cols);
+            assert!(far < 4e-6, "{:?}, {cache:?}, {per_split} keys a split: {far:e}", problem.spec);
+        }
+    }
+}
+
+macro_rules! kernels {
+    ($($test:ident: $bf16:literal $lanes:literal $block_heads:literal;)+) => {
+        $(#[test]
+        fn $test() {
+            check_kernel($bf16, $lanes, $block_heads);
+        })+
+    };
+}
+
+kernels! {
+    f32_8_1: false 8 1;
+    f32_8_4: false 8 4;
+    f32_8_8: false 8 8;
+    f32_16_1: false 16 1;
+    f32_16_4: false 16 4;
+    f32_16_8: false 16 8;
+    f32_32_1: false 32 1;
+    f32_32_4: false 32 4;
+    f32_32_8: false 32 8;
+    bf16_8_1: true 8 1;
+    bf16_8_4: true 8 4;
+    bf16_8_8: true 8 8;
+    bf16_16_1: true 16 1;
+    bf16_16_4: true 16 4;
+    bf16_16_8: true 16 8;
+}
+
 #[test]
 fn a_group_reads_the_cache_once() {
     for (heads, bf16) in [(1, false), (4, false), (8, false), (8, true)] {

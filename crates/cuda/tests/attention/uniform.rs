@@ -170,3 +170,52 @@ widths! {
     exact_100: F32 100;
     exact_130: F32 130;
 }
+
+/// Each of some widths, with few rows: every column is the last of some head.
+fn check_widths(compute: DType, widths: impl IntoIterator<Item = usize>) {
+    let cuda = common::open().cuda;
+    for head_dim in widths {
+        let t = [17, 3, 33][head_dim % 3];
+        check(&cuda, &AttnSpec { compute, ..AttnSpec::packed(2, 1, head_dim, vec![0, t]) });
+    }
+}
+
+#[test]
+fn every_width_to_32() {
+    check_widths(DType::BF16, 1..=32);
+}
+
+#[test]
+fn every_width_to_64() {
+    check_widths(DType::BF16, 33..=64);
+}
+
+#[test]
+fn every_width_to_80() {
+    check_widths(DType::BF16, 65..=80);
+}
+
+#[test]
+fn every_width_to_96() {
+    check_widths(DType::BF16, 81..=96);
+}
+
+#[test]
+fn every_width_to_128() {
+    check_widths(DType::BF16, 97..=128);
+}
+
+#[test]
+fn exact_widths_to_64() {
+    check_widths(DType::F32, [1, 3, 30, 34, 61, 64]);
+}
+
+#[test]
+fn exact_widths_to_128() {
+    check_widths(DType::F32, [65, 98, 127, 128]);
+}
+
+#[test]
+fn exact_widths_to_256() {
+    check_widths(DType::F32, [129, 190, 255, 256]);
+}

@@ -63,19 +63,23 @@ fn conversions_are_those_of_the_host_to_the_bit() {
     }
 }
 
+/// Rows shorter and longer than what a block's threads take at once.
 #[test]
-fn tables_of_blocks() {
-    let (opened, v, d) = (open(), 9, 96);
+fn tables_of_every_type() {
+    let opened = open();
     let cuda = &opened.cuda;
-    let (values, ids) = (numbers(11, v * d), [8u32, 0, 3, 3]);
-    for dtype in DType::QUANTISED {
-        let table = to_f32(&from_f32(&values, dtype), dtype);
-        let want: Vec<f32> = ids.iter().flat_map(|&id| table[id as usize * d..][..d].to_vec()).collect();
-        for backend in [cuda as &dyn Backend, &Odd(cuda)] {
-            let w = backend.upload(&values, dtype, shape(&[v, d])).unwrap();
-            let mut y = backend.upload(&vec![0.0; ids.len() * d], F32, shape(&[ids.len(), d])).unwrap();
-            backend.embed(&mut y, &ids, &w).unwrap();
-            assert_eq!(bits(&backend.download(&y).unwrap()), bits(&want), "{dtype}");
+    let ids = [8u32, 0, 3, 3];
+    for (v, d) in [(9, 96), (9, 1056), (9, 2176)] {
+        let values = numbers(11, v * d);
+        for dtype in DType::QUANTISED.into_iter().chain([F32, BF16]) {
+            let table = to_f32(&from_f32(&values, dtype), dtype);
+            let want: Vec<f32> = ids.iter().flat_map(|&id| table[id as usize * d..][..d].to_vec()).collect();
+            for backend in [cuda as &dyn Backend, &Odd(cuda)] {
+                let w = backend.upload(&values, dtype, shape(&[v, d])).unwrap();
+                let mut y = backend.upload(&vec![0.0; ids.len() * d], F32, shape(&[ids.len(), d])).unwrap();
+                backend.embed(&mut y, &ids, &w).unwrap();
+                assert_eq!(bits(&backend.download(&y).unwrap()), bits(&want), "{dtype}");
+            }
         }
     }
 }

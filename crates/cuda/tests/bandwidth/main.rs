@@ -10,6 +10,9 @@ mod losses; // ties, and how inexact instructions round
 mod numbers;
 #[path = "../common/odd.rs"]
 mod odd;
+mod patterns; // every pattern of bits
+#[path = "../common/sim.rs"]
+mod sim;
 mod statistics;
 mod table; // more of conformance
 

@@ -1,5 +1,14 @@
 //! Sums for calibration against the same sums on the host.
-use crate::{common::open, numbers, shape, wide};
+use crate::{
+    common::open,
+    numbers, shape,
+    sim::{
+        Sim,
+        Value::{Pointer, U32},
+        text,
+    },
+    wide,
+};
 use paring_ops::Backend;
 use paring_tensor::DType::F32;
 
@@ -27,6 +36,19 @@ fn sums_of_channels() {
             near(got.deviation[channel], &|x| x - first);
             near(got.deviation_square[channel], &|x| (x - first).powi(2));
         }
+    }
+}
+
+/// The second step of a sum, with more parts than threads: whole numbers, so that the order does not matter.
+#[test]
+fn parts_are_added() {
+    for n in [1, 31, 255, 256, 257, 1000] {
+        let parts: Vec<f64> = (0..n).map(|i| f64::from(i * i % 1009 - 300)).collect();
+        let mut sim = Sim::new();
+        let (from, to) = (sim.upload(&parts), sim.alloc(8));
+        let arguments = [Pointer(from), Pointer(to), U32(n as u32)];
+        sim.launch(text("elementwise"), "sum_parts_f64", [1, 1, 1], [256, 1, 1], 0, &arguments);
+        assert_eq!(sim.download::<f64>(to, 1), [parts.iter().sum::<f64>()], "{n}");
     }
 }
 

@@ -12,7 +12,7 @@ use paring_tensor::DType::{BF16, F16, F32};
 use ptx_sim_driver::Config;
 
 fn check_each(backend: &dyn Backend, cases: impl IntoIterator<Item = Case>) {
-    let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(backend, &case).err()).collect();
+    let failures: Vec<Failure> = cases.into_iter().filter_map(|case| check(backend, &case).err()).take(3).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
@@ -62,7 +62,7 @@ const ROWS: [(usize, usize); 7] = [(2, 12_032), (2, 12_033), (3, 12_036), (3, 40
 fn norms_of_rows_that_do_not_fit_in_shared_memory_and_of_many() {
     check_normal(ROWS.into_iter().flat_map(|(t, d)| {
         let norms = [F32, BF16, F16].map(|dtype| Op::RmsNorm { t, d, dtype });
-        norms.into_iter().chain([Op::AddRmsNorm { t, d, dtype: F32 }])
+        norms.into_iter().chain([F32, BF16].map(|dtype| Op::AddRmsNorm { t, d, dtype }))
     }));
 }
 
@@ -89,7 +89,8 @@ fn losses_of_long_rows() {
 fn many_tokens_of_few_ids_and_wide_heads() {
     let [wide, odd] =
         [(3, 5, 256, true), (2, 1, 1042, false)].map(|(t, heads, h, inverse)| Op::Rope { t, heads, h, inverse });
-    check_normal([Op::EmbedBackward { t: 700, v: 3, d: 1030 }, wide, odd]);
+    let few = [(700, 3, 1030), (50, 3, 1032), (9, 2, 516)].map(|(t, v, d)| Op::EmbedBackward { t, v, d });
+    check_normal(few.into_iter().chain([wide, odd]));
 }
 
 /// Approximate instructions may be two units off on a device, to either side.

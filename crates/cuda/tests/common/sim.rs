@@ -1,7 +1,7 @@
 //! Kernels run in the simulator directly, without the backend: for counters, and for kernels that no operation launches.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part, and one that cannot go on has failed")]
-use paring_ptx_sim::{Counters, Launch, Memory, Module, Options, Rounding, run};
-use ptx_sim_driver::{record_launch, replacement};
+use paring_ptx_sim::{Counters, Launch, Memory, Module, Options, Rounding};
+use ptx_sim_driver::{replacement, run};
 use std::{
     collections::HashMap,
     sync::{Arc, LazyLock, Mutex},
@@ -89,7 +89,6 @@ impl Sim {
             params[param.offset..][..bytes.len()].copy_from_slice(&bytes);
         }
         let launch = Launch { grid, block, dynamic_shared, params };
-        record_launch(entry, &launch);
         let report = run(kernel, &launch, &mut self.memory, &self.options);
         assert!(report.findings.is_empty(), "{entry}: {:#?}", report.findings);
         report.counters

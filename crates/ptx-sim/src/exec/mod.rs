@@ -132,7 +132,7 @@ pub fn run(kernel: &Kernel, launch: &Launch, memory: &mut Memory, options: &Opti
             message,
             count: 1,
         };
-        return Report { counters: Counters::default(), findings: vec![finding] };
+        return Report { findings: vec![finding], ..Report::default() };
     }
     let [gx, gy, gz] = launch.grid;
     let ctas = u64::from(gx) * u64::from(gy) * u64::from(gz);
@@ -498,8 +498,12 @@ impl<'a> Machine<'a> {
 
     fn report(self) -> Report {
         let mut c = self.counters;
+        let mut covered = Vec::new();
         for (n, i) in self.kernel.instructions.iter().enumerate() {
             let (warps, lanes) = self.executed[n];
+            if 0 < warps {
+                covered.push(i.line);
+            }
             c.warp_instructions += warps;
             c.lane_instructions += lanes;
             c.warp_by_class[i.class as usize] += warps;
@@ -519,6 +523,8 @@ impl<'a> Machine<'a> {
             }
         }
         c.tensor_flops = self.tensor_flops;
-        Report { counters: c, findings: self.findings }
+        covered.sort_unstable();
+        covered.dedup();
+        Report { counters: c, findings: self.findings, covered }
     }
 }

@@ -195,6 +195,12 @@ impl Module {
         self.kernels.iter().find(|k| k.name == name)
     }
 
+    /// Puts a kernel in the place of the one with its name; false where there is none.
+    pub fn replace(&mut self, kernel: &Kernel) -> bool {
+        let place = self.kernels.iter_mut().find(|k| k.name == kernel.name);
+        place.map(|place| kernel.clone_into(place)).is_some()
+    }
+
     /// The `.version` of the text.
     pub fn version(&self) -> &str {
         &self.version

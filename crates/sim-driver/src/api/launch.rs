@@ -134,7 +134,6 @@ fn launch(
         })
         .map_err(|why| d.refuse(&format!("launch of {}: {why}", f.name)))
     })?;
-    crate::trace::record_launch(&made.name, &made.launch);
     with_device(of_stream, |d| d.submit(index, Work::Kernel(Arc::new(made))))
 }
 
