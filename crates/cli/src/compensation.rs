@@ -117,9 +117,10 @@ pub(crate) fn plan(flags: &Flags, teacher: &Dims, scores: Scores, target: &Targe
     if (residual, kv_groups) == (Residual::None, KvGroups::Drop) {
         return Ok(Plan::choose(teacher, &scores, target)?);
     }
-    check_loadable(teacher, &target.student(teacher)?)?;
     let options = paring_prune::Options { residual, kv_groups, ..Default::default() };
-    Ok(Plan::choose_with(&(*teacher).into(), &scores, target, &options)?)
+    let plan = Plan::choose_with(&(*teacher).into(), &scores, target, &options)?;
+    check_loadable(teacher, &plan.student()?)?;
+    Ok(plan)
 }
 
 /// `auto`, or a strength.
