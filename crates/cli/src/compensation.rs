@@ -105,6 +105,15 @@ fn merging(flags: &Flags) -> (Residual, KvGroups) {
     (heads, if flags.merge_kv == Some(MergeKv::Mean) { KvGroups::Mean } else { KvGroups::Drop })
 }
 
+/// Sizes of the student that the flags describe. Groups that are merged keep their query heads.
+pub(crate) fn student(flags: &Flags, teacher: &Dims, target: &Target) -> Result<Dims> {
+    let mut student = target.student(teacher)?;
+    if merging(flags).1 == KvGroups::Mean {
+        student.heads = target.heads.unwrap_or(teacher.heads);
+    }
+    Ok(student)
+}
+
 /// The plan that the flags describe: the best by score, heads and groups merged where that is asked for, and the residual stream by
 /// direction instead of by channel in a rotated basis.
 pub(crate) fn plan(flags: &Flags, teacher: &Dims, scores: Scores, target: &Target) -> Result<Plan> {
@@ -119,6 +128,7 @@ pub(crate) fn plan(flags: &Flags, teacher: &Dims, scores: Scores, target: &Targe
     }
     let options = paring_prune::Options { residual, kv_groups, ..Default::default() };
     let plan = Plan::choose_with(&(*teacher).into(), &scores, target, &options)?;
+    // Of the plan and not of the target: merged groups keep their query heads.
     check_loadable(teacher, &plan.student()?)?;
     Ok(plan)
 }

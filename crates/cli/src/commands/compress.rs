@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     let how = Compensation::new(&args.target, Compensate::LeastSquares)?;
     let teacher = dims(&how.teacher(&source.opened.arch))?;
     let target = target(&args.target, &teacher)?;
-    let student = target.student(&teacher)?;
+    let student = compensation::student(&args.target, &teacher, &target)?;
     paring_prune::check_loadable(&teacher, &student)?;
     let texts = Texts::new(args, &source)?;
     let longest = texts.training.longest();

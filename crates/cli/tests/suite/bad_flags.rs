@@ -259,9 +259,10 @@ fn recipes() {
 /// The long flags that `paring COMMAND --help` lists.
 pub(crate) fn flags_of(lab: &Lab, command: &str) -> Vec<String> {
     let help = lab.done(&format!("{command} --help")).stdout;
-    // The first on each line: what follows is its description, which may name others.
+    // The first on each line: what follows is its description, which may name others. A value that may be left out is glued on: `--flag[=<V>]`.
     let options = help.lines().filter(|l| l.trim_start().starts_with('-'));
-    let long = |line: &str| line.split_whitespace().find_map(|w| w.strip_prefix("--").map(String::from));
+    let flag = |word: &str| word.split('[').next().unwrap_or(word).to_string();
+    let long = |line: &str| line.split_whitespace().find_map(|w| w.strip_prefix("--").map(flag));
     options.filter_map(long).collect()
 }
 
