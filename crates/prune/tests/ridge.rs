@@ -27,7 +27,7 @@ fn problem(tokens: usize, inputs: usize, outputs: usize, noisy: f64, seed: u64) 
     let x: Vec<f64> = noise(tokens * inputs, seed)
         .into_iter()
         .enumerate()
-        .map(|(at, v)| if at % inputs % 4 == 0 { 6.0 * v } else { v })
+        .map(|(at, v)| if (at % inputs).is_multiple_of(4) { 6.0 * v } else { v })
         .collect();
     let map = noise(inputs * outputs, 77);
     let rest = noise(tokens * outputs, seed + 1);

@@ -56,7 +56,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// What measured best on SmolLM2: sequential, to the teacher's stream, readers fitted, removed blocks mapped.
+    /// Sequential, to the teacher's stream, readers fitted, removed blocks mapped, ridges chosen.
     fn default() -> Self {
         Options { mode: Mode::Sequential, aim: Aim::Stream, readers: Readers::Fit, block_map: true, ridge: None }
     }
