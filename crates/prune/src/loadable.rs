@@ -57,7 +57,7 @@ fn nearest(n: usize, step: usize, limit: usize) -> Option<usize> {
     let below = (n.min(limit) / step).max(1) * step;
     let above = (below + step).min(limit / step * step);
     let best = if above.abs_diff(n) < below.abs_diff(n) { above } else { below };
-    (best <= limit).then_some(best)
+    (0 < best && best <= limit).then_some(best)
 }
 
 /// The least common multiple, `usize::MAX` if there is none in range: then no width is a multiple.

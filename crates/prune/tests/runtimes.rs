@@ -105,22 +105,28 @@ fn widths_are_rounded_to_the_next_good_one() {
     };
     // lcm(9, 32) = 288 is too coarse, so a multiple of the heads has to do.
     assert_eq!(rounded(&SMOL, Some(512), Some(1000), None), (Some(513), Some(1024), None));
-    assert_eq!(rounded(&SMOL, Some(450), None, Some(5)), (Some(448 / 6 * 6 + 6), None, Some(6)));
+    assert_eq!(rounded(&SMOL, Some(450), None, Some(5)), (Some(480), None, Some(6)));
     assert_eq!(rounded(&LLAMA, Some(3000), Some(9200), Some(20)), (Some(2944), Some(9216), Some(16)));
     assert_eq!(rounded(&LLAMA, None, None, None), (None, None, None));
     assert_eq!(rounded(&LLAMA, Some(4096), Some(14_336), Some(32)), (Some(4096), Some(14_336), Some(32)));
-    let error = round_widths(&SMOL, &target(Some(9999), None, None), 128).map(|t| t.hidden);
-    assert_eq!(error, Ok(Some(576)), "the nearest that there is");
+    let error = round_widths(&SMOL, &target(Some(577), None, None), 128).unwrap_err().to_string();
+    assert_eq!(error, "hidden 577 is more than the teacher has, expected at most 576");
+    assert!(round_widths(&SMOL, &target(None, Some(0), None), 128).is_err());
     assert!(round_widths(&SMOL, &Target { layers: Some(0), ..Target::default() }, 128).is_err());
 }
 
 proptest! {
     #[test]
     fn rounded_targets_always_load(
-        hidden in 1usize..5000, ffn in 1usize..20_000, heads in 1usize..40, divisor in 0usize..300, smol: bool,
+        hidden in 1usize..=4096, ffn in 1usize..=14_336, heads in 1usize..=32, divisor in 0usize..300, smol: bool,
     ) {
         let teacher = if smol { SMOL } else { LLAMA };
-        let target = Target { hidden: Some(hidden), ffn: Some(ffn), heads: Some(heads.min(teacher.heads)), ..Target::default() };
+        let target = Target {
+            hidden: Some(hidden.min(teacher.hidden)),
+            ffn: Some(ffn.min(teacher.ffn)),
+            heads: Some(heads.min(teacher.heads)),
+            ..Target::default()
+        };
         let student = round_widths(&teacher, &target, divisor).unwrap().student(&teacher).unwrap();
         prop_assert!(check_loadable(&teacher, &student).is_ok(), "{:?}", student);
         let plan = Plan::everything(student).unwrap();
