@@ -346,7 +346,9 @@ command! { Prune {
     /// What `paring importance` wrote
     #[arg(long, value_name = "FILE")] importance: PathBuf,
     /// Directory of the pruned model
-    #[arg(long, value_name = "DIR")] out: PathBuf
+    #[arg(long, value_name = "DIR")] out: PathBuf,
+    /// Cut in so many rounds, each after the first by what the model of the one before shows on --text [default: 1]
+    #[arg(long, value_name = "N")] rounds: usize
 } data: Data, target: Target, drop: DropBy, scores: ScoreFlags, tests: SelfTests, work: Work, common: Common }
 
 command! { Distill {

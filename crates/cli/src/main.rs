@@ -29,6 +29,7 @@ mod origin; // where statistics come from
 mod preflight; // what a run will take
 mod progress; // bars and lines on stderr
 mod recipe; // flags from TOML
+mod rounds; // iterative importance
 mod session; // what all commands share
 mod signals; // an orderly stop
 mod source; // what --model names

@@ -1,6 +1,6 @@
 //! `paring prune`: cut a model down to what an importance file says matters.
 use crate::{
-    args::{Compensate, Prune},
+    args::{Basis, Compensate, Prune},
     compensation::{self, Bed, Compensation, fits_json},
     data::windows,
     describe::{count, dims, table},
@@ -8,7 +8,8 @@ use crate::{
     embedded::Part,
     error::{Failure, Result},
     importance_file,
-    preflight::{Forecast, inference_bytes},
+    preflight::{Forecast, inference_bytes, weight_bytes},
+    rounds::Rounds,
     session::Session,
     signals::Stop,
     source::Source,
@@ -28,6 +29,25 @@ fn block_bytes(teacher: &Arch) -> u64 {
 
 /// Calibration windows of least squares unless `--windows` says otherwise.
 const WINDOWS: usize = 64;
+
+/// Rounds of iterative importance: 1 is one cut by the importance file.
+fn rounds(args: &Prune) -> Result<usize> {
+    let (rounds, target) = (args.rounds.unwrap_or(1), &args.target);
+    let both = [
+        (target.drop_layers.is_some(), "--drop-layers", "every round chooses its layers"),
+        (args.drop.drop_by.is_some(), "--drop-by", "every round chooses its layers by block influence"),
+        (target.merge_heads.is_some(), "--merge-heads", "what is merged could not be measured as what it was"),
+        (target.merge_kv.is_some(), "--merge-kv", "what is merged could not be measured as what it was"),
+        (target.basis == Some(Basis::Rotated), "--basis rotated", "directions are sorted once"),
+    ];
+    match both.into_iter().find(|(given, ..)| *given && rounds != 1) {
+        _ if rounds == 0 => Err(Failure::input("--rounds 0: expected at least 1")),
+        Some((_, flag, why)) => {
+            Err(Failure::input(format!("--rounds {rounds} with {flag}: {why}; give one of the two")))
+        }
+        None => Ok(rounds),
+    }
+}
 
 pub(crate) fn run(args: &Prune) -> Result<()> {
     if args.tests.verify {
@@ -50,10 +70,12 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let scores = importance_file::scores(&set, &args.scores.options()?)?;
     let target = target(&args.target, &teacher)?;
     let target = drop_by::choose(args.drop.drop_by, target, teacher.layers, file, &set)?;
-    let plan = compensation::plan(&args.target, &teacher, scores, &target)?;
+    let mut plan = compensation::plan(&args.target, &teacher, scores, &target)?;
+    let rounds = rounds(args)?;
     let arch = student_arch(&of, &plan);
-    let windows =
-        how.needs_text().then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
+    let windows = (how.needs_text() || 1 < rounds)
+        .then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS)))
+        .transpose()?;
 
     let largest = arch.n_params_non_embedding().max(arch.vocab * arch.hidden) as u64;
     let mut forecast = Forecast {
@@ -69,7 +91,11 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
         let micro = paring_train::micro_windows(teacher, context);
         let (bytes, flops) = how.cost(teacher, &arch, windows.tokens(), context);
         memory += bytes + inference_bytes(teacher, context * micro) + block_bytes(teacher);
-        forecast.flops = flops;
+        forecast.flops =
+            flops + (rounds - 1) as f64 * windows.tokens() as f64 * teacher.forward_flops_per_token(context);
+        if 1 < rounds {
+            memory += weight_bytes(teacher, dtype);
+        }
     }
     forecast.memory(&[memory]);
     if args.work.dry_run {
@@ -81,10 +107,15 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     forecast.check(&session, out, args.work.force)?;
     let stop = Stop::listen()?;
     create_parent(out)?;
+    let checkpoint = Checkpoint(&source.opened);
+    if let (Some(windows), true) = (&windows, 1 < rounds) {
+        let (scores, windows) = (args.scores.options()?, &windows.windows[..]);
+        let all = Rounds { session: &session, dtype, windows, stop: &stop, scores, rounds };
+        plan = all.plan(&checkpoint, &set, &teacher, &plan.student()?)?;
+    }
     for warning in plan.warnings() {
         tell!("note: {warning}");
     }
-    let checkpoint = Checkpoint(&source.opened);
     let (mut of, mut fits): (&dyn Weights, _) = (&checkpoint, Vec::new());
     let bed = windows.as_ref().map(|w| Bed { session: &session, dtype, windows: &w.windows, stop: &stop });
     let rotated = match &bed {
@@ -108,7 +139,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let provenance = json!({
         "written_by": concat!("paring ", env!("CARGO_PKG_VERSION")), "teacher": source.name, "teacher_hash": origin.model,
         "importance_data_hash": origin.data(), "compensation_data_hash": windows.as_ref().map(|w| &w.hash),
-        "compensation": how.json(), "command": crate::command_line(),
+        "compensation": how.json(), "rounds": rounds, "command": crate::command_line(),
     });
     dir.write_bytes("paring/compensation.json", format!("{:#}\n", fits_json(&fits)).as_bytes())?;
     dir.write_bytes("paring/provenance.json", format!("{provenance:#}\n").as_bytes())?;

@@ -79,11 +79,17 @@ fn a_file_says_what_it_is_of() {
 #[test]
 fn documents_that_are_masked_change_what_is_measured() {
     let lab = Lab::new();
-    lab.write("two.txt", format!("{}\x0c{}", &tiny::text()[..300], tiny::text()));
+    lab.write("two.txt", format!("{}\x0c{}", tiny::text().chars().take(300).collect::<String>(), tiny::text()));
     let run = "importance --model model --text two.txt --context 64 --windows 4";
     lab.done(&format!("{run} --out plain"));
     lab.done(&format!("{run} --mask-documents --out masked"));
-    assert!(bytes(&lab, "plain")[2000..] != bytes(&lab, "masked")[2000..]);
+    let ffn = |name: &str| {
+        let (bytes, at) = (bytes(&lab, name), header(&lab, name)["ffn.1"]["data_offsets"].clone());
+        let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let [from, to] = [0, 1].map(|i| start + at[i].as_u64().unwrap() as usize);
+        bytes[from..to].to_vec()
+    };
+    assert!(ffn("plain") != ffn("masked"));
     lab.refused("importance merge plain masked --out new", &["different ways", "mask_documents: true"]);
     lab.write("ids.jsonl", "[1,2,3]\n[4,5,6]\n");
     lab.refused(
@@ -154,4 +160,54 @@ fn shards_that_are_none_are_refused() {
     lab.done(&format!("{RUN} --recipe recipe.toml --out from-recipe"));
     lab.done(&format!("{RUN} --shard 2/4 --taylor --out from-flags"));
     assert!(bytes(&lab, "from-recipe") == bytes(&lab, "from-flags"));
+}
+
+#[test]
+fn importance_in_rounds() {
+    let lab = Lab::new();
+    lab.done(&format!("{RUN} --out importance"));
+    let prune = "prune --model model --importance importance --text text.txt --context 64 --windows 4 --hidden 16 --ffn 24 --layers 3";
+    let once = lab.json(&format!("{prune} --out once"));
+    let one = lab.json(&format!("{prune} --rounds 1 --out one"));
+    assert_eq!(once["plan"], one["plan"]);
+    let three = lab.json(&format!("{prune} --rounds 3 --out three"));
+    assert_eq!(three["params"], once["params"], "rounds end at the same sizes");
+    assert!(three["plan"] != once["plan"], "and measure on the way: {}", three["plan"]);
+    lab.done(&format!("{prune} --rounds 3 --threads 1 --out again"));
+    assert!(bytes(&lab, "three/model.safetensors") == bytes(&lab, "again/model.safetensors"));
+    lab.refused(&format!("{prune} --rounds 0 --out new"), &["--rounds 0: expected at least 1"]);
+    let drop = prune.replace("--layers 3", "--drop-layers 1");
+    lab.refused(&format!("{drop} --rounds 2 --out new"), &["--rounds 2 with --drop-layers"]);
+    lab.refused(
+        "prune --model model --importance importance --ffn 24 --rounds 2 --out new",
+        &["no text; give --text FILE... or --tokens FILE"],
+    );
+}
+
+#[test]
+fn prune_ranks_by_the_definition_asked_for() {
+    let lab = Lab::new();
+    lab.done(&format!("{RUN} --out plain"));
+    lab.done(&format!("{RUN} --taylor --contribution --out full"));
+    let plan = |flags: &str| {
+        let out = flags.replace([' ', ':'], "");
+        lab.json(&format!("prune --model model --importance full --hidden 16 --ffn 16 {flags} --out o{out}"))["plan"]
+            .clone()
+    };
+    let default = plan("");
+    assert_eq!(
+        plan("--aggregate mean:l2 --ffn-by modelopt --heads-by modelopt --hidden-by modelopt --influence cosine"),
+        default
+    );
+    for flags in ["--ffn-by paper", "--ffn-by taylor", "--hidden-by taylor", "--aggregate var:var"] {
+        assert_ne!(plan(flags), default, "{flags}");
+    }
+    for (flags, says) in [
+        ("--ffn-by taylor", "paring importance --taylor"),
+        ("--heads-by contribution", "paring importance --contribution"),
+        ("--aggregate mean", "expected SEQ:BATCH"),
+        ("--aggregate l3:l2", "expected SEQ:BATCH"),
+    ] {
+        lab.refused(&format!("prune --model model --importance plain --ffn 16 {flags} --out new"), &[says]);
+    }
 }
