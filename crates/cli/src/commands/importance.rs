@@ -55,7 +55,8 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
         ..Forecast::default()
     };
     let tape = if extras.taylor { tape_bytes(arch, context) } else { 0 };
-    forecast.memory(&[weight_bytes(arch, dtype) + inference_bytes(arch, context) + tape + 3 * file_bytes(arch)]);
+    let weights = 2 * weight_bytes(arch, dtype);
+    forecast.memory(&[weights + inference_bytes(arch, context) + tape + 3 * file_bytes(arch)]);
     let depth = DepthPlan::new(&args.depth, &source, &windows)?;
     if let Some(depth) = &depth {
         forecast.flops += depth.flops(arch);
