@@ -35,6 +35,7 @@ fn rounds(args: &Prune) -> Result<usize> {
     let (rounds, target) = (args.rounds.unwrap_or(1), &args.target);
     let both = [
         (target.drop_layers.is_some(), "--drop-layers", "every round chooses its layers"),
+        (args.drop.drop_by.is_some(), "--drop-by", "every round chooses its layers by block influence"),
         (target.merge_heads.is_some(), "--merge-heads", "what is merged could not be measured as what it was"),
         (target.merge_kv.is_some(), "--merge-kv", "what is merged could not be measured as what it was"),
         (target.basis == Some(Basis::Rotated), "--basis rotated", "directions are sorted once"),
