@@ -1,5 +1,5 @@
 //! Flags. Every flag is a recipe key of the same name, so every struct here can also be read from TOML.
-use crate::commands::bench::Bench;
+use crate::{args_depth::DropBy, args_importance::Importance, args_scores::ScoreFlags, commands::bench::Bench};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Let a student learn from a teacher's output distribution
     Distill(Distill),
-    /// Perplexity of a model on a text
+    /// Perplexity of a model on a text, accuracy on multiple-choice tasks
     Eval(Eval),
     /// Continue a prompt
     Generate(Generate),
@@ -137,6 +137,20 @@ pub(crate) struct Data {
     pub(crate) windows: Option<usize>,
 }
 
+#[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Tasks")]
+pub(crate) struct Tasks {
+    /// Multiple choice by log-likelihood: .jsonl of {ctx, choices, gold}, each also .gz or .zst
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) task: Vec<PathBuf>,
+    /// Only the first rows of each task
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) task_rows: Option<usize>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Compensate {
@@ -153,6 +167,28 @@ pub(crate) enum Basis {
     Channels,
     /// Keep the principal directions of the residual stream on the calibration text; unties the head
     Rotated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MergeHeads {
+    /// They go
+    None,
+    /// A kept head becomes 2 head - pruned head, as the Minitron paper prints it
+    Paper,
+    /// A kept head becomes the pruned head: LaCo's sign
+    Laco,
+    /// A kept head's output columns get those of a pruned head of its group added
+    Sum,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MergeKv {
+    /// Groups go with their query heads
+    Drop,
+    /// Neighbouring groups become their mean and all query heads stay
+    Mean,
 }
 
 #[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
@@ -217,6 +253,14 @@ pub(crate) struct Target {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) block_map: Option<bool>,
+    /// What becomes of pruned query heads [default: none]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) merge_heads: Option<MergeHeads>,
+    /// What becomes of key/value groups when there are to be fewer [default: drop]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) merge_kv: Option<MergeKv>,
     /// In which basis to cut the residual stream [default: channels]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -306,14 +350,7 @@ command! { Compress {
     #[arg(long, value_name = "N")] calibration_windows: usize,
     /// Windows of evaluation, evenly from the held-out text [default: 64]
     #[arg(long, value_name = "N")] eval_windows: usize
-} data: Data, target: Target, training: Training, work: Work, common: Common }
-
-command! { Importance {
-    /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows
-    #[arg(long, value_name = "MODEL")] model: String,
-    /// The importance file, .safetensors
-    #[arg(long, value_name = "FILE")] out: PathBuf
-} data: Data, work: Work, common: Common }
+} data: Data, target: Target, scores: ScoreFlags, training: Training, work: Work, common: Common }
 
 command! { Prune {
     /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows
@@ -322,7 +359,7 @@ command! { Prune {
     #[arg(long, value_name = "FILE")] importance: PathBuf,
     /// Directory of the pruned model
     #[arg(long, value_name = "DIR")] out: PathBuf
-} data: Data, target: Target, tests: SelfTests, work: Work, common: Common }
+} data: Data, target: Target, drop: DropBy, scores: ScoreFlags, tests: SelfTests, work: Work, common: Common }
 
 command! { Distill {
     /// Directory of the student
@@ -337,10 +374,8 @@ command! { Distill {
 
 command! { Eval {
     /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows
-    #[arg(long, value_name = "MODEL")] model: String,
-    /// Not built yet: multiple choice
-    #[arg(long, value_name = "FILE")] task: PathBuf
-} data: Data, common: Common }
+    #[arg(long, value_name = "MODEL")] model: String
+} data: Data, tasks: Tasks, common: Common }
 
 command! { Generate {
     /// A checkpoint directory, a .gguf file, or a name that `paring fetch` knows [default: the embedded teacher]

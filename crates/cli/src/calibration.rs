@@ -1,10 +1,8 @@
 //! The calibration pass: importance.
 use crate::{error::Result, progress::Progress, session::Session, signals::Stop};
-use paring_calibrate::Importance;
-use paring_exec::Ctx;
-use paring_importance::ImportanceSet;
-use paring_model::{Batch, Model};
-use paring_train::micro_windows;
+use paring_calibrate::Measure;
+use paring_importance::{Extras, ImportanceSet};
+use paring_model::Model;
 
 /// A model on a text, as calibration sees it.
 pub(crate) struct Calibration<'a> {
@@ -15,24 +13,22 @@ pub(crate) struct Calibration<'a> {
 }
 
 impl Calibration<'_> {
-    /// Importance of everything, in one pass.
-    pub(crate) fn run(&self) -> Result<ImportanceSet> {
-        let mut importance = Importance::new(self.model.arch())?;
-        let context = self.windows.iter().map(Vec::len).max().unwrap_or(1);
+    /// Importance of everything, in one pass; with `extras` more. `documents` has the tokens of every window's documents, which do not see
+    /// one another then.
+    pub(crate) fn run(&self, extras: Extras, documents: Option<&[Vec<usize>]>) -> Result<ImportanceSet> {
+        let mut measure = Measure::new(self.session.backend(), self.model, extras)?;
         let total = self.windows.iter().map(|w| w.len() as u64).sum();
         let mut progress = Progress::new("calibrate", "tokens", total, 0);
         let mut done = 0;
-        for chunk in self.windows.chunks(micro_windows(self.model.arch(), context)) {
+        for (i, window) in self.windows.iter().enumerate() {
             if self.stop.asked() {
                 return Err(self.stop.failure("nothing was written"));
             }
-            let batch = Batch::pack(chunk.iter().map(Vec::as_slice));
-            importance.begin(&batch);
-            self.model.hidden(&mut Ctx::infer(self.session.backend()).observe(&mut importance), &batch, None)?;
-            done += batch.n_tokens() as u64;
+            measure.window(window, documents.and_then(|d| d.get(i)).map(Vec::as_slice))?;
+            done += window.len() as u64;
             progress.set(done, "");
         }
         progress.finish();
-        Ok(importance.into_set())
+        Ok(measure.into_set())
     }
 }

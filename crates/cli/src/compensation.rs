@@ -1,13 +1,13 @@
 //! `--compensate`, `--sequential`, `--ridge`, `--block-map`, `--basis`: what is done, without training, about what a cut breaks.
 use crate::{
-    args::{Basis as BasisFlag, Compensate, Target as Flags},
+    args::{Basis as BasisFlag, Compensate, MergeHeads, MergeKv, Target as Flags},
     error::{Failure, Result},
     progress::Progress,
     session::Session,
     signals::Stop,
 };
 use paring_model::Arch;
-use paring_prune::{Anchor, Basis, Ridge};
+use paring_prune::{Anchor, Basis, Dims, KvGroups, Plan, Residual, Ridge, Scores, Target, check_loadable};
 use paring_surgery::{
     Aim, Bench, Cut, Error, Fitted, Mode, Options, Readers, Text, Weighting, Weights, basis, basis_cost, compensate,
     flops, keep_energy, memory_bytes,
@@ -49,6 +49,11 @@ impl Compensation {
             ridge: strength
                 .map(|strength| Ridge { strength, anchor: if sequential { Anchor::Teacher } else { Anchor::Zero } }),
         };
+        if wanted && !sequential && merging(flags) != (Residual::None, KvGroups::Drop) {
+            let what = "--merge-heads and --merge-kv change what o_proj reads, which only sequential least squares sees; leave --sequential=false \
+                        out";
+            return Err(Failure::input(what));
+        }
         let rotated = flags.basis == Some(BasisFlag::Rotated);
         Ok(Compensation { options: wanted.then_some(options), rotated })
     }
@@ -87,6 +92,45 @@ impl Compensation {
         });
         json!({"basis": if self.rotated { "rotated" } else { "channels" }, "least_squares": fits})
     }
+}
+
+/// `--merge-heads` and `--merge-kv`.
+fn merging(flags: &Flags) -> (Residual, KvGroups) {
+    let heads = match flags.merge_heads {
+        None | Some(MergeHeads::None) => Residual::None,
+        Some(MergeHeads::Paper) => Residual::Paper,
+        Some(MergeHeads::Laco) => Residual::Laco,
+        Some(MergeHeads::Sum) => Residual::Sum,
+    };
+    (heads, if flags.merge_kv == Some(MergeKv::Mean) { KvGroups::Mean } else { KvGroups::Drop })
+}
+
+/// Sizes of the student that the flags describe. Groups that are merged keep their query heads.
+pub(crate) fn student(flags: &Flags, teacher: &Dims, target: &Target) -> Result<Dims> {
+    let mut student = target.student(teacher)?;
+    if merging(flags).1 == KvGroups::Mean {
+        student.heads = target.heads.unwrap_or(teacher.heads);
+    }
+    Ok(student)
+}
+
+/// The plan that the flags describe: the best by score, heads and groups merged where that is asked for, and the residual stream by
+/// direction instead of by channel in a rotated basis.
+pub(crate) fn plan(flags: &Flags, teacher: &Dims, scores: Scores, target: &Target) -> Result<Plan> {
+    let scores = match flags.basis {
+        // Directions are sorted: the first are worth most.
+        Some(BasisFlag::Rotated) => Scores { hidden: (0..teacher.hidden).map(|i| -(i as f64)).collect(), ..scores },
+        _ => scores,
+    };
+    let (residual, kv_groups) = merging(flags);
+    if (residual, kv_groups) == (Residual::None, KvGroups::Drop) {
+        return Ok(Plan::choose(teacher, &scores, target)?);
+    }
+    let options = paring_prune::Options { residual, kv_groups, ..Default::default() };
+    let plan = Plan::choose_with(&(*teacher).into(), &scores, target, &options)?;
+    // Of the plan and not of the target: merged groups keep their query heads.
+    check_loadable(teacher, &plan.student()?)?;
+    Ok(plan)
 }
 
 /// `auto`, or a strength.

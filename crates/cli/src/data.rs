@@ -5,7 +5,7 @@ use crate::{
     error::{Failure, Result},
     source::{Source, hash_all},
 };
-use paring_text::{pack, read_token_windows};
+use paring_text::{Window, pack_documents, read_token_windows};
 use std::path::PathBuf;
 
 /// Tokens of a window unless `--context` says otherwise.
@@ -60,11 +60,8 @@ pub(crate) fn context(data: &Data, source: &Source) -> Result<usize> {
 /// The windows that `data` asks for, at most `--windows` or `limit` of them. `part` is the embedded text that stands in when the model is
 /// the embedded teacher and no text is given.
 pub(crate) fn windows(data: &Data, source: &Source, part: Part, limit: Option<usize>) -> Result<Windows> {
-    if data.windows == Some(0) {
-        return Err(Failure::input("--windows 0: expected at least 1"));
-    }
-    let limit = data.windows.or(limit);
     if let Some(file) = &data.tokens {
+        let limit = window_limit(data, limit)?;
         let mut windows = read_token_windows(file, source.opened.arch.vocab, limit)?;
         let max = source.opened.arch.max_positions;
         if let Some(n) = windows.iter().map(Vec::len).find(|n| max < *n) {
@@ -77,13 +74,39 @@ pub(crate) fn windows(data: &Data, source: &Source, part: Part, limit: Option<us
         windows.truncate(limit.unwrap_or(usize::MAX));
         return Ok(Windows { windows, hash: hash_all(std::slice::from_ref(file))? });
     }
+    let (windows, hash) = texts(data, source, part, limit)?;
+    Ok(Windows { windows: windows.into_iter().map(|w| w.ids).collect(), hash })
+}
+
+/// As [`windows`], and the tokens of every document in each of them: what `--mask-documents` keeps apart.
+pub(crate) fn windows_of_documents(data: &Data, source: &Source, part: Part) -> Result<(Windows, Vec<Vec<usize>>)> {
+    if data.tokens.is_some() {
+        return Err(Failure::input(
+            "--mask-documents with --tokens: a file of windows does not say where documents end; give --text FILE...",
+        ));
+    }
+    let (windows, hash) = texts(data, source, part, None)?;
+    let (ids, documents) = windows.into_iter().map(|w| (w.ids, w.documents)).unzip();
+    Ok((Windows { windows: ids, hash }, documents))
+}
+
+fn window_limit(data: &Data, limit: Option<usize>) -> Result<Option<usize>> {
+    match data.windows.or(limit) {
+        Some(0) => Err(Failure::input("--windows 0: expected at least 1")),
+        limit => Ok(limit),
+    }
+}
+
+/// Windows of texts, and the hash of these.
+fn texts(data: &Data, source: &Source, part: Part, limit: Option<usize>) -> Result<(Vec<Window>, String)> {
+    let limit = window_limit(data, limit)?;
     let files: Vec<PathBuf> = match (data.text.is_empty(), source.embedded) {
         (false, _) => data.text.clone(),
         (true, true) => vec![embedded::corpus(part)?],
         (true, false) => return Err(Failure::input("no text; give --text FILE... or --tokens FILE")),
     };
-    let windows = pack(&source.tokenizer()?, &files, context(data, source)?, limit)?;
-    Ok(Windows { windows, hash: hash_all(&files)? })
+    let windows = pack_documents(&source.tokenizer()?, &files, context(data, source)?, limit)?;
+    Ok((windows, hash_all(&files)?))
 }
 
 #[cfg(test)]

@@ -8,19 +8,25 @@ macro_rules! tell {
 }
 
 mod args; // flags
+mod args_depth; // flags about layers
+mod args_importance; // flags of importance
+mod args_scores; // which scores to rank by
 mod args_search; // flags of `search`
 mod calibration; // the calibration pass
 mod card; // the model card
 mod commands; // what can be done
 mod compensation; // what is done about what a cut breaks
+mod coverage; // which windows were seen
 mod data; // windows of token ids
 mod describe; // models in numbers, tables
 mod device; // where the arithmetic happens
+mod drop_by; // which layers go
 mod embedded; // the embedded teacher and its text
 mod error; // messages and exit codes
 mod fetch; // named models
 mod importance_file; // scores as a file
 mod measure; // quality and speed
+mod origin; // where statistics come from
 mod preflight; // what a run will take
 mod progress; // bars and lines on stderr
 mod recipe; // flags from TOML
@@ -28,11 +34,13 @@ mod session; // what all commands share
 mod signals; // an orderly stop
 mod source; // what --model names
 mod target; // what is asked of the student
+mod tasks; // multiple choice
 mod training; // distillation
 mod verify; // self-tests of pruning
 mod workplace; // unfinished runs
 
 use args::{Cli, Command, NotBuilt};
+use args_importance::ImportanceCommand;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use error::{Failure, Result};
 use std::{
@@ -95,7 +103,10 @@ fn dispatch(command: Command) -> Result<()> {
             let base = a.model.is_none().then_some(embedded::RECIPE);
             commands::compress::run(&recipe::merge(a, recipe.as_deref(), &flags_of("compress"), base)?)
         }
-        Command::Importance(a) => with_recipe!(a, "importance", commands::importance::run),
+        Command::Importance(mut a) => match a.what.take() {
+            Some(ImportanceCommand::Merge(merge)) => commands::merge::run(&merge),
+            None => with_recipe!(a, "importance", commands::importance::run),
+        },
         Command::Prune(a) => with_recipe!(a, "prune", commands::prune::run),
         Command::Distill(a) => with_recipe!(a, "distill", commands::distill::run),
         Command::Eval(a) => with_recipe!(a, "eval", commands::eval::run),

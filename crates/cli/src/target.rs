@@ -11,7 +11,11 @@ use std::path::Path;
 
 /// The target that the flags describe. With `--params`, axes that are given stay as given and the others are chosen.
 pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
-    let drop_layers = flags.drop_layers.as_deref().map(layer_list).transpose()?;
+    let drop_layers = flags
+        .drop_layers
+        .as_deref()
+        .map(|list| number_list("--drop-layers", "layer", "12..=17,20", list))
+        .transpose()?;
     let given = Target {
         hidden: flags.hidden,
         ffn: flags.ffn,
@@ -172,11 +176,11 @@ pub(crate) fn param_target(text: &str, kind: Option<ParamsKind>) -> Result<Param
     })
 }
 
-/// `12..=17,20`: numbers and inclusive ranges.
-fn layer_list(text: &str) -> Result<Vec<usize>> {
+/// `12..=17,20`: numbers and inclusive ranges, as they stand in the list of `flag`; `what` says what each of them is.
+pub(crate) fn number_list(flag: &str, what: &str, example: &str, text: &str) -> Result<Vec<usize>> {
     let wrong = |part: &str| {
         let part = paring_checkpoint::shown(part);
-        Failure::input(format!("--drop-layers: `{part}` is no layer; expected numbers and ranges, like 12..=17,20"))
+        Failure::input(format!("{flag}: `{part}` is no {what}; expected numbers and ranges, like {example}"))
     };
     let number =
         |s: &str, part: &str| s.trim().parse::<usize>().ok().filter(|&n| n < 1 << 16).ok_or_else(|| wrong(part));
@@ -202,6 +206,7 @@ mod tests {
 
     #[test]
     fn lists_and_budgets_are_read_as_written() {
+        let layer_list = |text| number_list("--drop-layers", "layer", "12..=17,20", text);
         assert_eq!(layer_list("12..=14, 20").unwrap(), [12, 13, 14, 20]);
         for bad in ["", "a", "3..=1", "1..3", "99999999", "1,,2", "-1"] {
             assert_eq!(layer_list(bad).unwrap_err().code, 2, "{bad}");

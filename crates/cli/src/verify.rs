@@ -3,6 +3,7 @@ use crate::{
     args::Prune,
     data::windows,
     describe::{dims, table},
+    drop_by,
     embedded::Part,
     error::{Failure, Result},
     importance_file,
@@ -96,7 +97,8 @@ fn plan(args: &Prune, source: &Source, seed: u64) -> Result<(Plan, String)> {
     };
     let teacher = dims(arch)?;
     let (set, _) = importance_file::load(file, &source.hash()?)?;
-    let plan = Plan::choose(&teacher, &importance_file::scores(&set)?, &target(flags, &teacher)?)?;
+    let target = drop_by::choose(args.drop.drop_by, target(flags, &teacher)?, teacher.layers, file, &set)?;
+    let plan = Plan::choose(&teacher, &importance_file::scores(&set, &args.scores.options()?)?, &target)?;
     Ok((plan, shown_path(file)))
 }
 

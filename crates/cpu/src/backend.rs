@@ -4,13 +4,14 @@ use crate::{
     gemm::{Columns, Mat, Packed},
     loss, norm, pages,
     pool::Threads,
-    quant,
+    quant, statistics,
     weights::{gathered, strided, weight, weight_view},
 };
 use half::bf16;
 use paring_ops::{
-    Accum, Activation, AdamWStep, AttnSpec, Backend, Compared, Error, Result, want_2d, want_add_rms_norm,
-    want_attention, want_elements, want_gradients, want_halves, want_indices, want_len, want_moments, want_rope,
+    Accum, Activation, AdamWStep, AttnSpec, Backend, ChannelSums, Compared, Error, Result, RowProducts, want_2d,
+    want_add_rms_norm, want_attention, want_elements, want_gradients, want_halves, want_indices, want_len,
+    want_moments, want_rope,
 };
 use paring_tensor::{DType, HostBuffer, HostPool, Memory, Shape, Tensor, from_f32};
 
@@ -209,6 +210,17 @@ impl Backend for Cpu {
     fn sum_squares(&self, x: &Tensor) -> Result<f64> {
         let x = read("sum_squares", x)?;
         Ok(elementwise::sum_squares(self.isa, &self.threads, x))
+    }
+
+    fn channel_sums(&self, x: &Tensor) -> Result<ChannelSums> {
+        let values = read("channel_sums", x)?;
+        Ok(statistics::channel_sums(self.isa, &self.threads, values, x.n_cols()))
+    }
+
+    fn row_products(&self, x: &Tensor, y: &Tensor) -> Result<Vec<RowProducts>> {
+        let op = "row_products";
+        want_2d(op, "y", y, x.n_rows(), x.n_cols())?;
+        Ok(statistics::row_products(self.isa, &self.threads, read(op, x)?, read(op, y)?, x.n_cols()))
     }
 
     fn gated(&self, y: &mut Tensor, act: Activation, gate: &Tensor, up: &Tensor) -> Result<()> {

@@ -13,6 +13,7 @@ mod norm; // RMSNorm and rotary embeddings
 mod pages; // large ones
 mod pool; // threads
 mod quant; // products with quantised weights
+mod statistics; // what calibration keeps of activations
 mod weights; // weights as operands
 
 pub use backend::Cpu;

@@ -11,7 +11,11 @@ pub struct ParamId(pub usize);
 /// A gradient has memory from the first time that it is added to until it is taken: what comes and goes with the activations of its layer
 /// makes no peak on top of theirs.
 #[derive(Debug)]
-pub struct Grads(Vec<Slot>);
+pub struct Grads {
+    slots: Vec<Slot>,
+    /// Whether backward makes the gradients of matrices.
+    matrices: bool,
+}
 
 #[derive(Debug)]
 struct Slot {
@@ -23,22 +27,33 @@ struct Slot {
 impl Grads {
     /// Zero gradients for parameters of these shapes, in the order of their ids.
     pub fn new(shapes: &[Shape]) -> Self {
-        Grads(shapes.iter().map(|&shape| Slot { shape, sum: None }).collect())
+        Grads { slots: shapes.iter().map(|&shape| Slot { shape, sum: None }).collect(), matrices: true }
+    }
+
+    /// For a backward that is only after the gradients of activations, which observers see: those of matrices, a third of its work, are
+    /// not made and stay zero.
+    pub fn of_activations(shapes: &[Shape]) -> Self {
+        Grads { matrices: false, ..Grads::new(shapes) }
+    }
+
+    /// Whether the gradients of matrices are wanted.
+    pub(crate) fn matrices(&self) -> bool {
+        self.matrices
     }
 
     /// Sets all gradients to zero, and gives their memory back.
     pub fn clear(&mut self) {
-        self.0.iter_mut().for_each(|slot| slot.sum = None);
+        self.slots.iter_mut().for_each(|slot| slot.sum = None);
     }
 
     /// Number of parameters.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.slots.len()
     }
 
     /// True when there are no parameters.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.slots.is_empty()
     }
 
     /// The gradient of one parameter, to add to.
@@ -49,7 +64,7 @@ impl Grads {
     /// # Panics
     /// If the id is not one of this model's.
     pub fn get_mut(&mut self, backend: &dyn Backend, id: ParamId) -> Result<&mut Tensor> {
-        let slot = &mut self.0[id.0];
+        let slot = &mut self.slots[id.0];
         Ok(match &mut slot.sum {
             Some(sum) => sum,
             none => none.insert(backend.zeros(DType::F32, slot.shape)?),
@@ -64,7 +79,7 @@ impl Grads {
     /// # Panics
     /// If the id is not one of this model's.
     pub fn take(&mut self, backend: &dyn Backend, id: ParamId) -> Result<Tensor> {
-        let slot = &mut self.0[id.0];
+        let slot = &mut self.slots[id.0];
         slot.sum.take().map_or_else(|| backend.zeros(DType::F32, slot.shape), Ok)
     }
 
@@ -73,7 +88,7 @@ impl Grads {
     /// # Errors
     /// Those of [`Backend::sum_squares`].
     pub fn norm(&self, backend: &dyn Backend) -> Result<f64> {
-        let sums = self.0.iter().filter_map(|slot| slot.sum.as_ref());
+        let sums = self.slots.iter().filter_map(|slot| slot.sum.as_ref());
         let sum = sums.map(|g| backend.sum_squares(g)).try_fold(0.0, |sum, g| Ok(sum + g?))?;
         Ok(f64::sqrt(sum))
     }

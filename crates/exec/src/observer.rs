@@ -13,6 +13,8 @@ pub enum Tap {
     AttnOut,
     /// Output of the norm before the MLP.
     MlpNorm,
+    /// The MLP before its activation: output of `gate_proj`.
+    MlpGate,
     /// Input of `down_proj`: the gated hidden layer.
     MlpHidden,
     /// The residual stream out of a block.

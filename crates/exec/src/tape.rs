@@ -96,13 +96,15 @@ pub(crate) fn walk<'m>(
         node.cheap().into_iter().for_each(|y| remade.forget(y));
         match node {
             Node::Embed { w, ids, y } => {
-                if let Some(dy) = slots.take(y) {
+                if let Some(dy) = slots.take(y).filter(|_| grads.matrices()) {
                     b.embed_backward(grads.get_mut(b, w.id)?, &dy, &ids)?;
                 }
             }
             Node::Linear { x, w, y } => {
                 if let Some(dy) = slots.take(y) {
-                    b.linear_dw(grads.get_mut(b, w.id)?, &dy, &remade.get(b, &x)?, w.tensor.dtype())?;
+                    if grads.matrices() {
+                        b.linear_dw(grads.get_mut(b, w.id)?, &dy, &remade.get(b, &x)?, w.tensor.dtype())?;
+                    }
                     let (dx, accum) = slots.output(b, x.id, x.shape())?;
                     b.linear_dx(dx, accum, &dy, &w.tensor)?;
                 }

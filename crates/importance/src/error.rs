@@ -26,8 +26,31 @@ pub enum Error {
     },
     /// An activation is infinite or not a number.
     NotFinite {
-        /// Channel, or token for the residual stream of a layer.
+        /// What is counted: `channel`, or `token` for the residual stream of a layer.
+        unit: &'static str,
+        /// Which of them.
         index: usize,
+    },
+    /// A statistic is larger than sums hold.
+    TooLarge {
+        /// Channel, or layer.
+        index: usize,
+        /// What should have been added.
+        value: f64,
+    },
+    /// What is wrong with the activations of one place in the model.
+    Site {
+        /// The place, with its layer.
+        site: String,
+        /// What is wrong.
+        error: Box<Error>,
+    },
+    /// Scores that need statistics which were not asked for.
+    NotMeasured {
+        /// What is missing.
+        what: &'static str,
+        /// The flag of `paring importance` that measures it.
+        flag: &'static str,
     },
     /// A layer that the model does not have.
     Layer {
@@ -41,7 +64,7 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
-    /// Two sets of statistics of different models.
+    /// Two sets of statistics of different models, or of different kinds.
     Different {
         /// What differs.
         what: String,
@@ -61,6 +84,20 @@ pub enum Error {
     Missing {
         /// Its name.
         name: String,
+    },
+    /// A measurement that was not asked for when the file was made.
+    NotSwept {
+        /// The array that would hold it.
+        name: String,
+        /// Flags of `paring importance` that measure it.
+        flags: String,
+    },
+    /// A number of layers to drop that is zero or leaves none.
+    Drop {
+        /// The number.
+        got: usize,
+        /// Layers of the model.
+        layers: usize,
     },
     /// A stored array occurs twice.
     Twice {
@@ -109,17 +146,33 @@ impl fmt::Display for Error {
                     "a residual stream of shape {input:?} into a layer and {output:?} out of it, expected the same"
                 )
             }
-            Error::NotFinite { index } => write!(
+            Error::NotFinite { unit, index } => {
+                write!(
+                    f,
+                    "{unit} {index} is infinite or not a number; check the checkpoint, or calibrate in a wider type"
+                )
+            }
+            Error::TooLarge { index, value } => write!(
                 f,
-                "activation {index} is infinite or not a number; check the checkpoint, or calibrate in a wider type"
+                "the statistic {value:e} at {index} is larger than sums hold; check the checkpoint for weights out of all proportion"
             ),
+            Error::Site { site, error } => write!(f, "{site}: {error}"),
+            Error::NotMeasured { what, flag } => {
+                write!(f, "these statistics hold no {what}; measure them with `paring importance {flag}`")
+            }
             Error::Layer { got, layers } => write!(f, "layer {got} of a model of {layers} layers, counted from 0"),
             Error::Geometry { what } => write!(f, "not a model's geometry: {what}"),
-            Error::Different { what } => write!(f, "statistics of different models cannot be added: {what}"),
+            Error::Different { what } => write!(f, "these statistics cannot be added up: {what}"),
             Error::NoSequences => write!(f, "no calibration sequence was observed, expected at least one"),
             Error::Uneven { site, got, want } => write!(f, "{site} saw {got} sequences, expected {want}"),
             Error::Missing { name } => {
                 write!(f, "importance array `{name}` is missing; write the file again with `paring importance`")
+            }
+            Error::NotSwept { name, flags } => {
+                write!(f, "importance array `{name}` is missing; measure it with `paring importance {flags}`")
+            }
+            Error::Drop { got, layers } => {
+                write!(f, "{got} of {layers} layers to drop, expected 1 to {}", layers.saturating_sub(1))
             }
             Error::Twice { name } => write!(f, "importance array `{name}` occurs twice"),
             Error::Shape { name, got, want } => {

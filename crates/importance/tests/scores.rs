@@ -1,7 +1,7 @@
 //! Scores against the formulas written down naively, element by element, on random activations.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use ndarray::{Array2, ArrayView1, ArrayView2, s};
-use paring_importance::{Agg, BlockInfluence, Error, Moments, head_scores, kv_group_scores};
+use paring_importance::{Agg, BlockInfluence, Distance, Error, Moments, head_scores, kv_group_scores};
 use proptest::prelude::*;
 
 /// Arbitrary enough, reproducible, with signs and outliers.
@@ -83,7 +83,7 @@ fn a_refused_sequence_leaves_no_trace() {
     let before = site.clone();
     let mut bad = activations(4, 3, 1);
     bad[[2, 1]] = f32::NAN;
-    assert_eq!(site.observe_sequence(bad.view()), Err(Error::NotFinite { index: 1 }));
+    assert_eq!(site.observe_sequence(bad.view()), Err(Error::NotFinite { unit: "channel", index: 1 }));
     assert_eq!(site.observe_sequence(activations(4, 2, 1).view()), Err(Error::Channels { got: 2, want: 3 }));
     assert_eq!(site.observe_sequence(activations(0, 3, 1).view()), Err(Error::EmptySequence));
     assert_eq!(site.merge(&Moments::new(4)), Err(Error::Channels { got: 4, want: 3 }));
@@ -112,11 +112,27 @@ fn block_influence_is_one_minus_the_mean_cosine() {
         let mut one = BlockInfluence::new(1);
         let view = |v| Array2::from_shape_vec((1, 2), Vec::from(v)).unwrap();
         one.observe_sequence(0, view(x).view(), view(y).view()).unwrap();
-        assert!(close(one.scores()[0], want), "{name}: {:?}", one.scores());
+        assert!(close(one.scores(Distance::Cosine)[0], want), "{name}: {:?}", one.scores(Distance::Cosine));
         all.observe_sequence(1, view(x).view(), view(y).view()).unwrap();
     }
     // Shorter sequences weigh as much as long ones: the mean is over tokens first.
-    assert!(close(all.scores()[1], 4.0 / 5.0) && all.scores()[0] == 0.0, "{:?}", all.scores());
+    assert!(
+        close(all.scores(Distance::Cosine)[1], 4.0 / 5.0) && all.scores(Distance::Cosine)[0] == 0.0,
+        "{:?}",
+        all.scores(Distance::Cosine)
+    );
+}
+
+#[test]
+fn angles_are_in_half_turns() {
+    let mut bi = BlockInfluence::new(1);
+    let rows = |v: [f32; 8]| Array2::from_shape_vec((4, 2), v.to_vec()).unwrap();
+    // 0, a quarter, a half turn, and 45 degrees.
+    let x = rows([1.0, 2.0, 1.0, 0.0, 1.0, 1.0, 3.0, 0.0]);
+    let y = rows([2.0, 4.0, 0.0, 5.0, -2.0, -2.0, 7.0, 7.0]);
+    bi.observe_sequence(0, x.view(), y.view()).unwrap();
+    assert!(close(bi.scores(Distance::Angular)[0], (0.0 + 0.5 + 1.0 + 0.25) / 4.0), "{bi:?}");
+    assert!(close(bi.scores(Distance::Cosine)[0], (0.0 + 1.0 + 2.0 + 1.0 - f64::sqrt(0.5)) / 4.0), "{bi:?}");
 }
 
 #[test]
@@ -134,7 +150,7 @@ fn block_influence_averages_over_tokens_and_then_over_sequences() {
         });
         want += (1.0 - cosines.sum::<f64>() / tokens as f64) / 2.0;
     }
-    assert!(close(bi.scores()[0], want), "{:?} and not {want}", bi.scores());
+    assert!(close(bi.scores(Distance::Cosine)[0], want), "{:?} and not {want}", bi.scores(Distance::Cosine));
 }
 
 #[test]
@@ -144,13 +160,22 @@ fn block_influence_refuses_what_does_not_fit() {
     assert_eq!(bi.observe_sequence(1, x.view(), x.view()), Err(Error::Layer { got: 1, layers: 1 }));
     assert_eq!(bi.observe_sequence(0, x.view(), y.view()), Err(Error::Streams { input: [3, 4], output: [3, 5] }));
     let infinite = Array2::from_elem((3, 4), f32::INFINITY);
-    assert_eq!(bi.observe_sequence(0, x.view(), infinite.view()), Err(Error::NotFinite { index: 0 }));
+    assert_eq!(bi.observe_sequence(0, x.view(), infinite.view()), Err(Error::NotFinite { unit: "token", index: 0 }));
     assert_eq!(bi, BlockInfluence::new(1));
+}
+
+/// The first `cut` sequences, last to first.
+fn left_of(lengths: &[usize], cut: usize) -> Moments {
+    let mut left = Moments::new(3);
+    for (b, &t) in lengths.iter().enumerate().take(cut).rev() {
+        left.observe_sequence(activations(t, 3, b).view()).unwrap();
+    }
+    left
 }
 
 proptest! {
     #[test]
-    fn shards_add_up(lengths in proptest::collection::vec(1usize..6, 2..8), cut in 0usize..8) {
+    fn shards_in_any_order_are_the_same_bits(lengths in proptest::collection::vec(1usize..6, 2..8), cut in 0usize..8) {
         let cut = cut.min(lengths.len());
         let (mut whole, mut left, mut right) = (Moments::new(3), Moments::new(3), Moments::new(3));
         for (b, &t) in lengths.iter().enumerate() {
@@ -158,14 +183,10 @@ proptest! {
             whole.observe_sequence(x.view()).unwrap();
             if b < cut { &mut left } else { &mut right }.observe_sequence(x.view()).unwrap();
         }
+        let mut swapped = right.clone();
         left.merge(&right).unwrap();
-        prop_assert_eq!(left.sequences(), whole.sequences());
-        for seq in Agg::ALL {
-            for batch in [Agg::Mean, Agg::L2] {
-                for (a, b) in left.score(seq, batch).into_iter().zip(whole.score(seq, batch)) {
-                    prop_assert!(close(a, b), "{a} and {b}");
-                }
-            }
-        }
+        swapped.merge(&left_of(&lengths, cut)).unwrap();
+        prop_assert_eq!(&left, &whole);
+        prop_assert_eq!(&swapped, &whole);
     }
 }

@@ -425,6 +425,7 @@ impl Layer {
         let site = |tap| Site { layer, tap };
         cx.tap(site(Tap::MlpNorm), h)?;
         let gate = cx.linear(h, &self.gate_proj)?;
+        cx.tap(site(Tap::MlpGate), &gate)?;
         let up = cx.linear(h, &self.up_proj)?;
         let m = cx.gated(Activation::Silu, &gate, &up)?;
         cx.tap(site(Tap::MlpHidden), &m)?;

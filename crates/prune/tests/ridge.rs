@@ -48,8 +48,13 @@ impl Problem {
         let tokens = self.x.len() / k;
         let sum = |f: &dyn Fn(usize) -> f64| -> f64 { (0..tokens).map(f).sum() };
         let gram: Vec<f64> = (0..k * k).map(|at| sum(&|t| self.x[t * k + at / k] * self.x[t * k + at % k])).collect();
-        let cross: Vec<f64> = (0..n * k).map(|at| sum(&|t| self.t[t * n + at / k] * self.x[t * k + at % k])).collect();
-        Moments::new(k, &gram, &cross, self.t.iter().map(|v| v * v).sum()).unwrap()
+        let missing = |t: usize, o: usize| -> f64 {
+            let y: f64 = (0..k).map(|i| self.x[t * k + i] * f64::from(self.slice[o * k + i])).sum();
+            self.t[t * n + o] - y
+        };
+        let residual: Vec<f64> = (0..n * k).map(|at| sum(&|t| missing(t, at / k) * self.x[t * k + at % k])).collect();
+        let energy = self.t.iter().map(|v| v * v).sum();
+        Moments::new(k, &gram, &residual, self.loss(&self.slice), energy).unwrap()
     }
 
     /// `|X W^T - T|^2`.

@@ -1,5 +1,6 @@
-//! Every compensation against plain slicing, as a table: `compensation [--only PART]... MODEL CALIBRATION EVAL...`. Perplexity over the first
-//! 24 windows of 512 tokens of every text, calibrated on the first 64 windows of the calibration text.
+//! Every compensation against plain slicing, as a table: `compensation [--windows 64] [--eval-windows 24] [--only "CUT: METHOD"]... MODEL
+//! CALIBRATION EVAL...`. Perplexity over the first windows of 512 tokens of every text, calibrated on the first windows of the calibration text.
+//! `--only "CUT:"` takes all methods of a cut; `FITS=1` prints every fit to stderr.
 #![allow(clippy::unwrap_used, reason = "a measurement stops at the first surprise")]
 use paring_calibrate::Importance;
 use paring_cpu::Cpu;
@@ -116,11 +117,12 @@ fn run(s: &Setting<'_>, target: &Target, m: &Method) -> (Model, Vec<Fitted>) {
 fn main() {
     let mut only = Vec::new();
     let mut files = Vec::new();
-    let mut windows = 64;
+    let (mut windows, mut eval_windows) = (64, 24);
     let mut args = std::env::args().skip(1);
     while let Some(a) = args.next() {
         match a.as_str() {
             "--only" => only.push(args.next().unwrap()),
+            "--eval-windows" => eval_windows = args.next().unwrap().parse().unwrap(),
             "--windows" => windows = args.next().unwrap().parse().unwrap(),
             _ => files.push(a),
         }
@@ -130,7 +132,7 @@ fn main() {
     let tokenizer = Tokenizer::from_dir(&opened.path).unwrap();
     let text = |file: &String, n: usize| pack(&tokenizer, &[file.into()], CONTEXT, Some(n)).unwrap();
     let calibration = text(&files[1], windows);
-    let evals: Vec<Vec<Vec<u32>>> = files[2..].iter().map(|f| text(f, 24)).collect();
+    let evals: Vec<Vec<Vec<u32>>> = files[2..].iter().map(|f| text(f, eval_windows)).collect();
     let teacher = Model::load(&opened.arch, opened.source(), &cpu, DType::F32).unwrap();
     let begin = Instant::now();
     let set = importance(&cpu, &teacher, &calibration);

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod choices; // multiple-choice questions
 mod cut; // long texts in pieces
 mod documents; // texts from files, document by document
 mod end_token; // which token ends a document
@@ -14,9 +15,10 @@ mod tokenizer;
 mod train; // new vocabularies
 mod zstd; // .zst files of several frames
 
+pub use choices::{ChoiceRow, read_choices};
 pub use documents::{Documents, read_documents};
 pub use error::{Error, Result};
-pub use pack::{pack, read_token_windows};
+pub use pack::{Window, pack, pack_documents, read_token_windows};
 pub use stream::Stream;
 pub use tokenizer::Tokenizer;
 pub use train::train_bpe;

@@ -1,6 +1,9 @@
 //! Texts and token files as the windows that models are calibrated, trained and measured on.
 use crate::{Error, Result, Tokenizer, documents::json_lines, read_documents};
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 /// The texts in `files` as windows of `context` ids: the documents without special tokens, each followed by the end token, one after the other,
 /// cut without padding. What is left at the end is dropped. With `limit`, at most so many windows, and nothing is read after them.
@@ -11,6 +14,28 @@ use std::path::{Path, PathBuf};
 /// Those of [`read_documents`] and [`Tokenizer::encode`], [`Error::NoEndToken`], [`Error::NoText`] when all documents are empty,
 /// [`Error::TooShort`] when there are fewer tokens than one window, [`Error::Argument`] for windows of fewer than two tokens or none of them.
 pub fn pack(tokenizer: &Tokenizer, files: &[PathBuf], context: usize, limit: Option<usize>) -> Result<Vec<Vec<u32>>> {
+    Ok(pack_documents(tokenizer, files, context, limit)?.into_iter().map(|w| w.ids).collect())
+}
+
+/// A window, and where its documents end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// Tokens of each document's part of the window, in order, end tokens included: none is zero, and they add up to the window.
+    pub documents: Vec<usize>,
+}
+
+/// As [`pack`], with the boundaries of documents.
+///
+/// # Errors
+/// Those of [`pack`].
+pub fn pack_documents(
+    tokenizer: &Tokenizer,
+    files: &[PathBuf],
+    context: usize,
+    limit: Option<usize>,
+) -> Result<Vec<Window>> {
     if context < LEAST {
         let problem = format!("{context} tokens, expected at least {LEAST}: one to see and one to predict");
         return Err(Error::Argument { name: "context", problem });
@@ -18,8 +43,8 @@ pub fn pack(tokenizer: &Tokenizer, files: &[PathBuf], context: usize, limit: Opt
     let limit = window_limit(limit)?;
     let end = tokenizer.end_token().ok_or_else(|| Error::NoEndToken { path: tokenizer.path().into() })?;
     let mut windows = Vec::new();
-    // Ids that are not in a window yet: fewer than `context` between two documents.
-    let mut rest: Vec<u32> = Vec::new();
+    // Ids that are not in a window yet: fewer than `context` between two documents. And where documents end in them.
+    let (mut rest, mut ends): (Vec<u32>, Vec<usize>) = (Vec::new(), Vec::new());
     let mut text_seen = false;
     'read: for path in files {
         for document in read_documents(path)? {
@@ -27,12 +52,17 @@ pub fn pack(tokenizer: &Tokenizer, files: &[PathBuf], context: usize, limit: Opt
             text_seen |= !document.is_empty();
             rest.extend(tokenizer.encode(&document)?);
             rest.push(end);
+            ends.push(rest.len());
             let mut full = rest.chunks_exact(context);
-            windows.extend(full.by_ref().take(limit - windows.len()).map(<[u32]>::to_vec));
+            for (i, ids) in full.by_ref().take(limit - windows.len()).enumerate() {
+                windows.push(Window { ids: ids.to_vec(), documents: cut(&ends, i * context..(i + 1) * context) });
+            }
             if windows.len() == limit {
                 break 'read;
             }
+            let taken = rest.len() - full.remainder().len();
             rest = full.remainder().to_vec();
+            ends = ends.into_iter().filter(|&e| taken < e).map(|e| e - taken).collect();
         }
     }
     match windows.is_empty() {
@@ -41,6 +71,14 @@ pub fn pack(tokenizer: &Tokenizer, files: &[PathBuf], context: usize, limit: Opt
         true => Err(Error::TooShort { paths: files.to_vec(), tokens: rest.len(), context }),
         false => Ok(windows),
     }
+}
+
+/// Lengths of the parts that documents' `ends`, ascending, cut `window` into.
+fn cut(ends: &[usize], window: Range<usize>) -> Vec<usize> {
+    let inside = ends.iter().copied().filter(|e| window.start < *e && *e < window.end);
+    let mut last = window.start;
+    let length = |end: usize| end - std::mem::replace(&mut last, end);
+    inside.chain([window.end]).map(length).collect()
 }
 
 /// The windows in a .jsonl file of arrays of ids below `vocab`; at most `limit`. Lengths may differ.

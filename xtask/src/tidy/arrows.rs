@@ -31,9 +31,10 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["exec", "ops", "tensor", "checkpoint"]),
     // Token ids only: no arrow to `text`.
     ("engine", &["model", "exec", "ops", "tensor", "sampling"]),
-    ("calibrate", PROGRAM),
-    ("train", PROGRAM),
     ("eval", PROGRAM),
+    // Layers are judged by what `eval` measures.
+    ("calibrate", CALIBRATE),
+    ("train", PROGRAM),
     // Turns what `calibrate` gathered into weights.
     ("surgery", SURGERY),
     // Scores candidates as views of one teacher, trains and measures a few.
@@ -46,6 +47,22 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
 /// What a program builds on.
 const PROGRAM: &[&str] =
     &["model", "exec", "ops", "tensor", "checkpoint", "text", "importance", "prune", "distill", "optim", "sampling"];
+
+/// [`PROGRAM`], and `eval`.
+const CALIBRATE: &[&str] = &[
+    "model",
+    "exec",
+    "ops",
+    "tensor",
+    "checkpoint",
+    "text",
+    "importance",
+    "prune",
+    "distill",
+    "optim",
+    "sampling",
+    "eval",
+];
 
 /// What a program builds on, and the observers.
 const SURGERY: &[&str] = &[

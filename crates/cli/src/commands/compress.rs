@@ -4,13 +4,15 @@ use crate::{
     args::{Compensate, Compress, Data},
     calibration::Calibration,
     card::Card,
-    compensation::{Bed, Compensation, fits_json},
+    compensation::{self, Bed, Compensation, fits_json},
+    coverage::Shard,
     data::{self, Windows, context, windows},
     describe::{count, describe, dims},
     embedded::Part,
     error::{Failure, Result},
-    importance_file::{self, Origin},
+    importance_file,
     measure::{Column, Speed, agreement, speed, table},
+    origin::{Conditions, Origin},
     preflight::{self, Forecast, inference_bytes, training_bytes, weight_bytes},
     recipe,
     session::Session,
@@ -22,7 +24,7 @@ use crate::{
 };
 use paring_checkpoint::{DirWriter, Overwrite, atomic, read_text};
 use paring_eval::Agreement;
-use paring_importance::ImportanceSet;
+use paring_importance::{Extras, ImportanceSet, ScoreOptions};
 use paring_model::{Arch, Model, params, write_model};
 use paring_prune::{Dims, Plan, Target, count_params};
 use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
@@ -98,6 +100,7 @@ struct Job<'a> {
     context: usize,
     settings: Settings,
     how: Compensation,
+    scores: ScoreOptions,
 }
 
 pub(crate) fn run(args: &Compress) -> Result<()> {
@@ -109,15 +112,26 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     let source = Source::open(args.model.as_deref())?;
     let how = Compensation::new(&args.target, Compensate::LeastSquares)?;
     let teacher = dims(&how.teacher(&source.opened.arch))?;
-    let target = target(&args.target, &teacher)?;
-    let student = target.student(&teacher)?;
+    let (target, scores) = (target(&args.target, &teacher)?, args.scores.options()?);
+    let student = compensation::student(&args.target, &teacher, &target)?;
     paring_prune::check_loadable(&teacher, &student)?;
     let texts = Texts::new(args, &source)?;
     let longest = texts.training.longest();
     // The shape is known before the plan is: only which channels it will be is not.
     let shape = shape_of(&how.teacher(&source.opened.arch), &student);
     let settings = Settings::new(&args.training, &session, &shape, longest, texts.training.windows.len())?;
-    let job = Job { args, session: &session, source: &source, teacher, target, texts, context: longest, settings, how };
+    let job = Job {
+        args,
+        session: &session,
+        source: &source,
+        teacher,
+        target,
+        texts,
+        context: longest,
+        settings,
+        how,
+        scores,
+    };
 
     let out = args.out.clone().unwrap_or_else(|| free_name("runs/compress"));
     let forecast = job.forecast(&shape, &student);
@@ -184,11 +198,8 @@ impl Job<'_> {
         };
 
         let set = self.importance(&place, &calibration, &teacher_hash)?;
-        let mut scores = importance_file::scores(&set)?;
-        if self.how.rotated {
-            scores = importance_file::rotated(scores);
-        }
-        let plan = Plan::choose(&self.teacher, &scores, &self.target)?;
+        let scores = importance_file::scores(&set, &self.scores)?;
+        let plan = compensation::plan(&self.args.target, &self.teacher, scores, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
         let arch = student_arch(&self.how.teacher(&self.source.opened.arch), &plan);
         self.announce(&plan)?;
@@ -231,7 +242,9 @@ impl Job<'_> {
         teacher_hash: &str,
     ) -> Result<ImportanceSet> {
         let path = place.path("importance.safetensors");
-        let origin = Origin { model: teacher_hash.into(), data: self.texts.calibration.hash.clone() };
+        let texts = &self.texts.calibration;
+        let settings = Conditions::new(texts.longest(), "spread", false, self.dtype(), Extras::default());
+        let origin = Origin::new(teacher_hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
         if path.exists() {
             let (set, found) = importance_file::load(&path, teacher_hash)?;
             if found != origin {
@@ -242,8 +255,8 @@ impl Job<'_> {
             }
             return Ok(set);
         }
-        let set = calibration.run()?;
-        importance_file::save(&path, &set, &origin)?;
+        let set = calibration.run(Extras::default(), None)?;
+        importance_file::save(&path, &set, &origin, &[])?;
         Ok(set)
     }
 

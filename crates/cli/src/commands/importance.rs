@@ -1,18 +1,23 @@
 //! `paring importance`: measure, and save what was measured.
 use crate::{
-    args::Importance,
+    args_importance::Importance,
     calibration::Calibration,
-    data::windows,
+    commands::depth::DepthPlan,
+    coverage::Shard,
+    data::{windows, windows_of_documents},
     describe::table,
     embedded::Part,
     error::{Failure, Result},
-    importance_file::{self, Origin},
+    importance_file,
+    origin::{Conditions, Origin},
     preflight::{Forecast, inference_bytes, weight_bytes},
     session::Session,
     signals::Stop,
     source::Source,
     workplace::{create_parent, refuse_existing},
 };
+use paring_importance::{ExactSum, Extras};
+use paring_model::Arch;
 use paring_tensor::DType;
 use serde_json::json;
 use std::time::Instant;
@@ -21,22 +26,41 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     let begin = Instant::now();
     let session = Session::new(&args.common)?;
     let Some(out) = &args.out else { return Err(Failure::input("where to? give --out FILE.safetensors")) };
+    let shard = args.measure.shard.as_deref().map_or(Ok(Shard::WHOLE), Shard::parse)?;
     refuse_existing(out)?;
     let source = Source::open(args.model.as_deref())?;
-    let windows = windows(&args.data, &source, Part::Calibration, None)?;
+    let mask = args.measure.mask_documents;
+    let (mut windows, mut documents) = if mask {
+        let (windows, documents) = windows_of_documents(&args.data, &source, Part::Calibration)?;
+        (windows, Some(documents))
+    } else {
+        (windows(&args.data, &source, Part::Calibration, None)?, None)
+    };
     let (arch, dtype) = (&source.opened.arch, session.dtype(DType::F32)?);
-    let context = windows.longest();
-    let numbers = arch.layers.iter().map(|l| 6 * (2 * arch.hidden + l.ffn + l.heads * arch.head_dim) + 2 * arch.hidden);
+    let extras = Extras { contribution: args.measure.contribution, taylor: args.measure.taylor };
+    let (context, all) = (windows.longest(), windows.windows.len());
+    windows.windows = shard.of(windows.windows);
+    documents = documents.map(|d| shard.of(d));
+    if windows.windows.is_empty() {
+        let Shard { i, n } = shard;
+        return Err(Failure::input(format!(
+            "--shard {i}/{n}: there are only {all} windows; expected a part with some"
+        )));
+    }
     let mut forecast = Forecast {
         params: arch.n_params() as u64,
-        disk: 8 * numbers.sum::<usize>() as u64,
+        disk: file_bytes(arch),
         tokens: windows.tokens(),
-        flops: windows.tokens() as f64 * arch.forward_flops_per_token(context),
+        flops: windows.tokens() as f64 * flops_per_token(arch, context, extras),
         ..Forecast::default()
     };
-    forecast.memory(&[
-        weight_bytes(arch, dtype) + inference_bytes(arch, context * paring_train::micro_windows(arch, context))
-    ]);
+    let tape = if extras.taylor { tape_bytes(arch, context) } else { 0 };
+    forecast.memory(&[weight_bytes(arch, dtype) + inference_bytes(arch, context) + tape + 3 * file_bytes(arch)]);
+    let depth = DepthPlan::new(&args.depth, &source, &windows)?;
+    if let Some(depth) = &depth {
+        forecast.flops += depth.flops(arch);
+        forecast.peak_memory += depth.bytes();
+    }
     if args.work.dry_run {
         let seconds = forecast.seconds(&session)?;
         return session.print(&forecast.json(seconds), &forecast.text(seconds));
@@ -45,13 +69,46 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     let stop = Stop::listen()?;
     create_parent(out)?;
     let model = source.load(session.backend(), dtype)?;
+    // The weights once more in memory, for products that need not arrange them anew for every window.
+    model.keep_packed(session.backend())?;
     let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
-    let set = calibration.run()?;
-    importance_file::save(out, &set, &Origin { model: source.hash()?, data: windows.hash.clone() })?;
+    let set = calibration.run(extras, documents.as_deref())?;
+    let depth = depth.map(|depth| depth.run(&session, &model, &stop)).transpose()?;
+    let swept = depth.as_ref().map_or(Vec::new(), |d| d.results.to_arrays());
+    let settings = Conditions::new(context, "first", mask, dtype, extras);
+    let origin = Origin::new(source.hash()?, windows.hash.clone(), settings, shard, all);
+    importance_file::save(out, &set, &origin, &swept)?;
     let seconds = begin.elapsed().as_secs_f64();
-    let json = json!({"tokens": set.tokens(), "seconds": seconds, "out": out});
+    let mut json = json!({"tokens": set.tokens(), "seconds": seconds, "out": out});
     let mut rows = vec![vec!["layer".to_string(), "block influence".to_string()]];
     rows.extend(set.block_influence().iter().enumerate().map(|(l, bi)| vec![l.to_string(), format!("{bi:.4}")]));
-    let text = format!("{}{} tokens in {seconds:.1} s: {}\n", table(&rows), set.tokens(), out.display());
+    let mut text = table(&rows);
+    if let Some(depth) = depth {
+        json["depth"] = depth.json;
+        text += &depth.text;
+    }
+    let text = format!("{text}{} tokens in {seconds:.1} s: {}\n", set.tokens(), out.display());
     session.print(&json, &text)
+}
+
+/// Bytes of an importance file: a score and six sums for every channel of every site.
+fn file_bytes(arch: &Arch) -> u64 {
+    let sums = |channels: usize| (8 + 6 * 8 * ExactSum::LIMBS) * channels;
+    let layer = |l: &paring_model::LayerArch| {
+        sums(2 * arch.hidden + 2 * l.ffn + l.heads * (arch.head_dim + 2) + 2 * l.kv_heads)
+    };
+    arch.layers.iter().map(layer).sum::<usize>() as u64
+}
+
+/// A forward without the head; for Taylor scores the head, its backward, and each block three times: kept, again, and back.
+fn flops_per_token(arch: &Arch, context: usize, extras: Extras) -> f64 {
+    let all = arch.forward_flops_per_token(context);
+    let head = 2.0 * (arch.vocab * arch.hidden) as f64;
+    if extras.taylor { 3.0 * all } else { all - head }
+}
+
+/// Bytes of a tape that keeps the input of every block, and one block whole.
+fn tape_bytes(arch: &Arch, context: usize) -> u64 {
+    let inputs = 4 * arch.hidden * arch.layers.len() * context;
+    (inputs + paring_train::activation_bytes(arch, context) / arch.layers.len().max(1)) as u64
 }

@@ -1,9 +1,10 @@
 //! `paring prune`: cut a model down to what an importance file says matters.
 use crate::{
     args::{Compensate, Prune},
-    compensation::{Bed, Compensation, fits_json},
+    compensation::{self, Bed, Compensation, fits_json},
     data::windows,
     describe::{count, dims, table},
+    drop_by,
     embedded::Part,
     error::{Failure, Result},
     importance_file,
@@ -16,7 +17,6 @@ use crate::{
 };
 use paring_checkpoint::{DirWriter, Overwrite};
 use paring_model::{Arch, write_model};
-use paring_prune::Plan;
 use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
 use paring_tensor::DType;
 use serde_json::{Value, json};
@@ -48,11 +48,10 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let teacher = dims(&of)?;
     let (set, origin) = importance_file::load(file, &source.hash()?)?;
     check_search(&args.target, &origin.model)?;
-    let mut scores = importance_file::scores(&set)?;
-    if how.rotated {
-        scores = importance_file::rotated(scores);
-    }
-    let plan = Plan::choose(&teacher, &scores, &target(&args.target, &teacher)?)?;
+    let scores = importance_file::scores(&set, &args.scores.options()?)?;
+    let target = target(&args.target, &teacher)?;
+    let target = drop_by::choose(args.drop.drop_by, target, teacher.layers, file, &set)?;
+    let plan = compensation::plan(&args.target, &teacher, scores, &target)?;
     let arch = student_arch(&of, &plan);
     let windows =
         how.needs_text().then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS))).transpose()?;
@@ -109,7 +108,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     dir.write_bytes("paring/plan.json", plan.to_json()?.as_bytes())?;
     let provenance = json!({
         "written_by": concat!("paring ", env!("CARGO_PKG_VERSION")), "teacher": source.name, "teacher_hash": origin.model,
-        "importance_data_hash": origin.data, "compensation_data_hash": windows.as_ref().map(|w| &w.hash),
+        "importance_data_hash": origin.data(), "compensation_data_hash": windows.as_ref().map(|w| &w.hash),
         "compensation": how.json(), "command": crate::command_line(),
     });
     dir.write_bytes("paring/compensation.json", format!("{:#}\n", fits_json(&fits)).as_bytes())?;

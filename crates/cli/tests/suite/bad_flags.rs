@@ -45,7 +45,17 @@ fn targets() {
         ("--drop-layers 0..3", &["--drop-layers: `0..3` is no layer"]),
         ("--drop-layers 0..=65536", &["--drop-layers: `0..=65536`"]),
         ("--layers 3 --drop-layers 1", &["--layers", "cannot be used with", "--drop-layers"]),
-        ("--ffn 24 --basis rotated", &["--basis rotated is not built yet"]),
+        ("--ffn 24 --compensate none --ridge auto", &["--ridge", "needs --compensate least-squares"]),
+        ("--ffn 24 --compensate none --sequential", &["--sequential", "needs --compensate least-squares"]),
+        ("--ffn 24 --compensate none --block-map=false", &["--block-map", "needs --compensate least-squares"]),
+        ("--ffn 24 --compensate least-squares --ridge=-1", &["--ridge -1: expected auto, or a number"]),
+        ("--ffn 24 --compensate least-squares --ridge nan", &["--ridge nan: expected auto"]),
+        ("--ffn 24 --compensate least-squares --sequential=maybe", &["--sequential", "maybe"]),
+        ("--ffn 24 --merge-heads all", &["--merge-heads", "all", "paper"]),
+        (
+            "--heads 2 --merge-heads paper --compensate least-squares --sequential=false",
+            &["--merge-heads and --merge-kv", "--sequential=false"],
+        ),
         ("--ffn 24 --basis other", &["--basis", "other", "channels"]),
         ("--ffn 24 --compensate all", &["--compensate", "all", "least-squares"]),
     ];
@@ -163,7 +173,7 @@ fn what_is_missing_is_asked_for() {
         ("distill --student model", &["--out DIR"]),
         ("distill --teacher model --out new", &["--student DIR"]),
         ("generate --model model", &["--prompt TEXT"]),
-        ("eval --model model --task tasks.jsonl", &["--task is not built yet"]),
+        ("eval --model model --task tasks.jsonl", &["tasks.jsonl: cannot be read"]),
         ("fetch", &["what to fetch", "smollm2-135m-instruct"]),
         ("fetch nothing", &["`nothing`", "smollm2-135m-instruct"]),
         ("fetch ../../etc/passwd", &["`../../etc/passwd`"]),
@@ -249,9 +259,10 @@ fn recipes() {
 /// The long flags that `paring COMMAND --help` lists.
 pub(crate) fn flags_of(lab: &Lab, command: &str) -> Vec<String> {
     let help = lab.done(&format!("{command} --help")).stdout;
-    // The first on each line: what follows is its description, which may name others.
+    // The first on each line: what follows is its description, which may name others. A value that may be left out is glued on: `--flag[=<V>]`.
     let options = help.lines().filter(|l| l.trim_start().starts_with('-'));
-    let long = |line: &str| line.split_whitespace().find_map(|w| w.strip_prefix("--").map(String::from));
+    let flag = |word: &str| word.split('[').next().unwrap_or(word).to_string();
+    let long = |line: &str| line.split_whitespace().find_map(|w| w.strip_prefix("--").map(flag));
     options.filter_map(long).collect()
 }
 

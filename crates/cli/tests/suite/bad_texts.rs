@@ -119,9 +119,20 @@ fn importance_files() {
         ("empty", Vec::new(), "empty: "),
         ("score", changed("hidden", 1e9), "hidden"),
         ("nan", changed("ffn.2", f64::NAN), "ffn.2"),
-        ("sum", changed("raw.ffn.1.l2.sum_sq", -1.0), "raw.ffn.1.l2.sum_sq"),
-        ("counts", changed("raw.counts", f64::INFINITY), "raw.counts"),
-        ("version", said("\"paring.version\":\"1\"", "\"paring.version\":\"9\""), "format version 9, expected 1"),
+        ("negative", changed("raw.counts", -1.0), "raw.counts"),
+        (
+            "counts",
+            changed("raw.counts", f64::from_bits(77)),
+            "the header does not fit the sums, which are of 77 tokens",
+        ),
+        ("version", said("\"paring.version\":\"2\"", "\"paring.version\":\"9\""), "format version 9, expected 2"),
+        (
+            "older",
+            said("\"paring.version\":\"2\"", "\"paring.version\":\"1\""),
+            "format version 1, whose sums were rounded",
+        ),
+        ("parts", said("seen\\\":\\\"1/1", "seen\\\":\\\"2/1"), "`2/1` of 2 windows is no set of windows"),
+        ("settings", said("\\\"choice\\\":", "\\\"chance\\\":"), "header `paring.settings`: unknown field `chance`"),
         ("kind", said("\"paring.kind\":\"importance\"", "\"paring.kind\":\"impurtance\""), "is no importance file"),
         ("weights", tiny::model()["model.safetensors"].clone(), "is no importance file"),
     ] {

@@ -125,7 +125,9 @@ fn least_squares_changes_down_proj_and_nothing_else() {
     let lab = Lab::new();
     lab.done(IMPORTANCE);
     lab.done(&format!("{PRUNE} --ffn 24 --out plain"));
-    let line = format!("{PRUNE} --ffn 24 --compensate least-squares --text text.txt --context 64 --windows 16");
+    let line = format!(
+        "{PRUNE} --ffn 24 --compensate least-squares --sequential=false --text text.txt --context 64 --windows 16"
+    );
     lab.done(&format!("{line} --threads 1 --out solved"));
     lab.done(&format!("{line} --threads 2 --out solved-2"));
     let open = |dir: &str| SafetensorsFile::open(&lab.path(&format!("{dir}/model.safetensors"))).unwrap();
@@ -136,6 +138,56 @@ fn least_squares_changes_down_proj_and_nothing_else() {
         assert_eq!(same, !name.ends_with("down_proj.weight"), "{name}");
     }
     assert!(files(&lab.path("solved"))["model.safetensors"] == files(&lab.path("solved-2"))["model.safetensors"]);
+}
+
+fn perplexity(lab: &Lab, model: &str) -> f64 {
+    lab.json(&format!("eval --model {model} --text heldout.txt --context 64"))["perplexity"].as_f64().unwrap()
+}
+
+#[test]
+fn every_compensation_misses_less_than_slicing() {
+    let lab = Lab::new();
+    lab.done(IMPORTANCE);
+    let text = "--text text.txt --context 64 --windows 64";
+    for (cut, ways) in [
+        ("--ffn 16", &["--sequential=false", "--sequential", "--ridge 0.01"][..]),
+        ("--hidden 16", &["", "--basis rotated"]),
+        ("--layers 2", &["--sequential=false", "--block-map"]),
+        ("--kv-groups 1 --merge-kv mean", &[""]),
+        ("--heads 2 --merge-heads sum", &[""]),
+    ] {
+        for (i, way) in ways.iter().enumerate() {
+            let out = format!("{}-{i}", cut.replace([' ', '-'], ""));
+            lab.done(&format!("{PRUNE} {cut} --compensate least-squares {way} {text} --out {out}"));
+            let fits = lab.read_json(&format!("{out}/paring/compensation.json"));
+            let sum = |of: &str| fits.as_array().unwrap().iter().map(|f| f[of].as_f64().unwrap()).sum::<f64>();
+            let (sliced, fitted) = (sum("sliced_error"), sum("fitted_error"));
+            assert!(fitted < 0.99 * sliced, "{cut} {way}: {fitted}, sliced {sliced}");
+            assert!(perplexity(&lab, &out).is_finite());
+        }
+    }
+}
+
+#[test]
+fn a_rotated_student_has_a_head_of_its_own() {
+    let lab = Lab::new();
+    lab.done(IMPORTANCE);
+    // Nothing is cut but the basis: the same model in other numbers, up to the bf16 of the file.
+    let line = format!("{PRUNE} --basis rotated --text text.txt --context 64 --windows 16");
+    lab.done(&format!("{line} --ffn 48 --out turned"));
+    let (teacher, turned) = (perplexity(&lab, "model"), perplexity(&lab, "turned"));
+    assert!((turned / teacher - 1.0).abs() < 0.01, "{turned} and not {teacher}");
+    assert_eq!(lab.read_json("turned/config.json")["tie_word_embeddings"], false);
+    for threads in [1, 2] {
+        lab.done(&format!("{line} --hidden 16 --threads {threads} --out cut-{threads}"));
+    }
+    let json = lab.json("inspect --model cut-1");
+    assert_eq!((&json["hidden"], &json["tied"]), (&16.into(), &false.into()));
+    assert!(files(&lab.path("cut-1"))["model.safetensors"] == files(&lab.path("cut-2"))["model.safetensors"]);
+    let provenance = lab.read_json("cut-1/paring/provenance.json");
+    assert_eq!(provenance["compensation"]["basis"], "rotated");
+    // Text is needed to find directions, even without least squares.
+    lab.refused(&format!("{PRUNE} --basis rotated --hidden 16 --out new"), &["no text; give --text FILE"]);
 }
 
 #[test]

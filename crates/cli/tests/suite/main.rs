@@ -7,10 +7,12 @@ mod bad_texts; // texts, token files, importance files and paths that are broken
 mod bench; // predicted times on a GPU
 mod chain; // the commands one after the other
 mod cuda; // the same program on a simulated CUDA device
+mod depth; // layers one by one, tasks
 mod embedded; // without any file from outside
 mod interrupted; // kills, signals, two at once, full disks
 mod lab; // a directory, the program in it, and what came out
 mod search; // `paring search`, and what is made of its result
+mod shards; // importance in parts
 mod small; // help, pipes, environment
 mod tiny; // the model and the text
 mod verify; // `paring prune --verify`

@@ -40,14 +40,15 @@ fn help_lists_the_flags_of_the_specification() {
     let common = "device dtype threads seed json verbose recipe";
     let text = "text tokens context windows";
     let work = "dry-run force";
-    let target = "hidden ffn heads kv-groups layers drop-layers params compensate basis";
+    let depth = "depth block-sizes depth-greedy depth-windows depth-task depth-task-rows depth-out";
+    let target = "hidden ffn heads kv-groups layers drop-layers params compensate sequential ridge block-map merge-heads merge-kv basis";
     let training = "budget batch micro-batch lr lr-floor warmup weight-decay clip recompute checkpoint-every";
     for (command, flags) in [
         ("compress", format!("model out heldout calibration-windows eval-windows {text} {target} {training} {work}")),
-        ("importance", format!("model out {text} {work}")),
-        ("prune", format!("model importance out {text} {target} {work}")),
+        ("importance", format!("model out {text} {depth} {work}")),
+        ("prune", format!("model importance out {text} {target} drop-by {work}")),
         ("distill", format!("student teacher out resume {text} {training} {work}")),
-        ("eval", format!("model task {text}")),
+        ("eval", format!("model task task-rows {text}")),
         ("generate", "model prompt max-tokens temperature top-p".to_string()),
         ("inspect", "model".to_string()),
         ("fetch", String::new()),

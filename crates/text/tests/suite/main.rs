@@ -1,6 +1,7 @@
 //! Tests of paring-text through its public API. One program, because linking several costs more than running them.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 mod bpe;
+mod choices;
 mod directory;
 mod documents;
 mod gguf;

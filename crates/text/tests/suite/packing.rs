@@ -1,6 +1,6 @@
 //! Windows out of texts and of token files.
 use crate::{check_error, corpus, directory_of, file, trained};
-use paring_text::{Tokenizer, pack, read_documents, read_token_windows};
+use paring_text::{Tokenizer, pack, pack_documents, read_documents, read_token_windows};
 use std::path::{Path, PathBuf};
 
 /// The definition, as in Python: `for doc in text.split("\f"): ids += encode(doc) + [end]`, cut, the rest dropped.
@@ -31,6 +31,34 @@ fn windows_are_those_of_the_definition_for_any_limit() {
         for limit in [1, 2, want.len() / 2, want.len() - 1, want.len(), want.len() + 1, usize::MAX] {
             let got = pack(&tokenizer, &files, context, Some(limit)).unwrap();
             assert_eq!(got, want[..limit.min(want.len())], "context {context}, limit {limit}");
+        }
+    }
+}
+
+#[test]
+fn documents_end_behind_their_end_tokens() {
+    let tokenizer = trained();
+    let dir = tempfile::tempdir().unwrap();
+    let heldout = corpus("heldout.txt");
+    let texts = ["\x0cfirst\x0c\x0cthird\x0c", &heldout, "no form feed\n", ""];
+    let files: Vec<PathBuf> =
+        texts.iter().enumerate().map(|(i, text)| file(dir.path(), &format!("{i}.txt"), text)).collect();
+    // Where each document ends in all the ids behind one another.
+    let mut ends = vec![0];
+    for document in texts.iter().flat_map(|t| t.split('\x0c')) {
+        ends.push(ends.last().unwrap() + tokenizer.encode(document).unwrap().len() + 1);
+    }
+    for context in [2, 7, 64, 512] {
+        let windows = pack_documents(&tokenizer, &files, context, None).unwrap();
+        let ids: Vec<Vec<u32>> = windows.iter().map(|w| w.ids.clone()).collect();
+        assert_eq!(ids, pack(&tokenizer, &files, context, None).unwrap());
+        for (i, window) in windows.iter().enumerate() {
+            let mut want: Vec<usize> = (0..=context).filter(|t| ends.contains(&(i * context + t))).collect();
+            want.extend([0, context]);
+            want.sort_unstable();
+            want.dedup();
+            let want: Vec<usize> = want.windows(2).map(|w| w[1] - w[0]).collect();
+            assert_eq!(window.documents, want, "window {i} of {context}");
         }
     }
 }

@@ -9,10 +9,11 @@ use crate::{
     args::Compensate,
     args_search::{LatencyOf, Score, Search},
     calibration::Calibration,
+    coverage::Shard,
     data::{Windows, windows},
     embedded::Part,
     error::{Failure, Result},
-    importance_file::{self, Origin},
+    importance_file::{self, Conditions, Loaded, Origin},
     preflight::{Forecast, inference_bytes, training_bytes, weight_bytes},
     progress::Progress,
     recipe,
@@ -23,7 +24,7 @@ use crate::{
 };
 use budget::{Clock, Limit};
 use paring_checkpoint::{atomic, read_text};
-use paring_importance::ImportanceSet;
+use paring_importance::{Extras, ImportanceSet, NamedArray, ScoreOptions};
 use paring_optim::{AdamW, Schedule};
 use paring_prune::{Dims, Space, Widths};
 use paring_search::{
@@ -227,6 +228,13 @@ fn drop_order(text: &str, layers: usize) -> Result<Vec<usize>> {
     Ok(order)
 }
 
+/// The order in which greedy search removed layers, if `paring importance --depth greedy` left one in the file.
+fn greedy_order(depth: &[NamedArray], layers: usize) -> Result<Option<Vec<usize>>> {
+    let Some(found) = depth.iter().find(|a| a.name == "depth.greedy.order") else { return Ok(None) };
+    let list: Vec<String> = found.values.iter().map(ToString::to_string).collect();
+    Ok(Some(drop_order(&list.join(","), layers)?))
+}
+
 /// All layers: first those that go first, then the others by block influence.
 fn completed(first: &[usize], block_influence: &[f64]) -> Vec<usize> {
     let mut rest: Vec<usize> = (0..block_influence.len()).filter(|l| !first.contains(l)).collect();
@@ -316,9 +324,11 @@ impl Job<'_> {
         let model = self.source.load(self.session.backend(), self.dtype)?;
         let windows = &self.texts.calibration.windows;
         let calibration = Calibration { session: self.session, model: &model, windows, stop };
-        let set = calibration.run()?;
-        let origin = Origin { model: hash.into(), data: self.texts.calibration.hash.clone() };
-        importance_file::save(&path, &set, &origin)?;
+        let set = calibration.run(Extras::default(), None)?;
+        let texts = &self.texts.calibration;
+        let settings = Conditions::new(texts.longest(), "spread", false, self.dtype, Extras::default());
+        let origin = Origin::new(hash.into(), texts.hash.clone(), settings, Shard::WHOLE, texts.windows.len());
+        importance_file::save(&path, &set, &origin, &[])?;
         Ok(set)
     }
 
@@ -381,7 +391,7 @@ impl Job<'_> {
         let hash = self.hash.clone();
         let measured = if self.given.is_none() { Some(self.importance(&place, stop, &hash)?) } else { None };
         let set = self.given.as_ref().or(measured.as_ref()).ok_or_else(|| Failure::work("no importance"))?;
-        let scores = importance_file::scores(set)?;
+        let scores = importance_file::scores(set, &ScoreOptions::default())?;
         let dropping = self.first_to_go.as_ref().map(|first| completed(first, &scores.block_influence));
         let ranking = Ranking::new(&self.dims, scores, dropping)?;
         let widths = self.repaired_widths(candidates, single);
