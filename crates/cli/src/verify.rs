@@ -1,6 +1,7 @@
 //! `paring prune --verify`: whether cutting keeps its promises on this model, and which runtimes load what comes of it.
 use crate::{
     args::Prune,
+    compensation,
     data::windows,
     describe::{dims, table},
     drop_by,
@@ -14,9 +15,10 @@ use crate::{
     target::target,
 };
 use paring_checkpoint::{read_text, shown_path};
+use paring_model::Arch;
 use paring_prune::Plan;
 use paring_sampling::rng::Rng;
-use paring_surgery::{Check, Checkpoint, Cut, Outcome, Verify, sizes, student_arch, trial_plan};
+use paring_surgery::{Check, Checkpoint, Cut, Outcome, Rotated, Verify, Weights, sizes, student_arch, trial_plan};
 use paring_tensor::DType;
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Instant};
@@ -39,7 +41,10 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     } else {
         windows(&args.data, &source, Part::Calibration, Some(WINDOWS.0))?.windows
     };
-    let student = student_arch(arch, &plan);
+    let checkpoint = Checkpoint(&source.opened);
+    let folded = Rotated::folded(&checkpoint, session.backend());
+    let teacher: &dyn Weights = if plan.teacher().tied == arch.tied { &checkpoint } else { &folded };
+    let student = student_arch(teacher.arch(), &plan);
     let (longest, all) = (windows.iter().map(Vec::len).max().unwrap_or(0), windows.iter().map(Vec::len).sum::<usize>());
     let mut forecast = Forecast {
         params: student.n_params() as u64,
@@ -59,8 +64,7 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     forecast.check(&session, &scratch.0, args.work.force)?;
     let stop = Stop::listen()?;
     let verify = Verify { backend: session.backend(), windows: &windows, seed: session.seed };
-    let teacher = Checkpoint(&source.opened);
-    let mut checks = verify.run(&teacher, &plan)?;
+    let mut checks = verify.run(teacher, &plan)?;
     if stop.asked() {
         return Err(stop.failure("the checks did not finish"));
     }
@@ -76,7 +80,8 @@ fn plan(args: &Prune, source: &Source, seed: u64) -> Result<(Plan, String)> {
     if let Some(file) = &args.tests.plan {
         let shown = shown_path(file);
         let plan = Plan::from_json(&read_text(file, 1 << 28)?).map_err(|e| Failure::from(e).at(&shown))?;
-        if *plan.teacher() != sizes(arch) {
+        // A plan in a rotated basis is one of the model with its head untied.
+        if *plan.teacher() != sizes(arch) && *plan.teacher() != sizes(&Arch { tied: false, ..arch.clone() }) {
             return Err(Failure::input(format!(
                 "{shown}: a plan for another model than {}: their sizes differ; give the plan's own teacher as --model",
                 source.name
@@ -98,7 +103,8 @@ fn plan(args: &Prune, source: &Source, seed: u64) -> Result<(Plan, String)> {
     let teacher = dims(arch)?;
     let (set, _) = importance_file::load(file, &source.hash()?)?;
     let target = drop_by::choose(args.drop.drop_by, target(flags, &teacher)?, teacher.layers, file, &set)?;
-    let plan = Plan::choose(&teacher, &importance_file::scores(&set, &args.scores.options()?)?, &target)?;
+    let scores = importance_file::scores(&set, &args.scores.options()?)?;
+    let plan = compensation::plan(flags, &teacher, scores, &target)?;
     Ok((plan, shown_path(file)))
 }
 

@@ -34,18 +34,18 @@ fn spread(total: usize, min: usize, divisor: usize, normalise: Normalise) -> Opt
 fn a_total_goes_where_the_scores_are() {
     let sizes = Sizes::from(TEACHER);
     let mut s = scores(&sizes, 0);
-    // The second layer is ten times as loud; its neurons are as unequal among themselves as those of the others.
-    s.ffn = vec![vec![1.0; 12], (0..12).map(|i| 10.0 * f64::from(i + 1)).collect(), vec![1.0; 12]];
+    // The second layer is loud, and its neurons are unequal.
+    s.ffn = vec![vec![1.0; 12], [[200.0; 4], [150.0; 4], [10.0; 4]].concat(), vec![1.0; 12]];
     let widths = |spread| {
         let options = Options { uneven: Uneven { ffn: spread, ..Uneven::default() }, ..Options::default() };
         let plan = Plan::choose_with(&sizes, &s, &Target::default(), &options)?;
         Ok::<_, Error>(plan.layers().iter().map(|l| l.ffn.len()).collect::<Vec<_>>())
     };
     assert_eq!(widths(spread(24, 4, 4, Normalise::No)).unwrap(), [8, 12, 4], "the loud one takes all it has");
-    // By their means: 1 everywhere, against blocks of 10.5, 6.5 and 2.5 over 6.5, of which the last is below 1.
+    // By their means: 1 everywhere, against 200, 150 and 10 over 120.
     assert_eq!(widths(spread(20, 4, 4, Normalise::Mean)).unwrap(), [8, 8, 4]);
-    // By their maxima: 1 everywhere, against 105 / 120 and less.
-    assert_eq!(widths(spread(24, 2, 2, Normalise::Max)).unwrap(), [11 - 1, 2, 12]);
+    // By their maxima: 1 everywhere, against two blocks of 1 and less; equals go to the lower layer.
+    assert_eq!(widths(spread(24, 2, 2, Normalise::Max)).unwrap(), [12, 4, 8]);
     assert_eq!(widths(spread(23, 4, 4, Normalise::No)).unwrap(), [4, 12, 4], "what is left over is less than a block");
     assert_eq!(widths(spread(36, 1, 5, Normalise::No)).unwrap(), [12, 12, 12], "the teacher's width needs no multiple");
     let says = |spread| widths(spread).unwrap_err().to_string();

@@ -261,7 +261,7 @@ fn every_sabotage_of_a_parameter_is_caught_by_every_check() {
 }
 
 /// Replaces the first of `list` in `range` by one of the range that it lacks.
-fn another(list: &mut Vec<usize>, range: Range<usize>) {
+fn another(list: &mut [usize], range: Range<usize>) {
     let missing = range.clone().find(|i| !list.contains(i)).unwrap();
     let at = list.iter().position(|i| range.contains(i)).unwrap();
     list[at] = missing;
@@ -344,7 +344,8 @@ fn what_is_read_back_has_to_be_what_was_written() {
         }
     };
     fails("one bit of one value", &Broken::new(&reread, &bit));
-    let edits: [(&str, fn(&mut Arch)); 3] =
+    type Edit = fn(&mut Arch);
+    let edits: [(&str, Edit); 3] =
         [("eps", |a| a.rms_eps *= 2.0), ("rope", |a| a.rope.theta *= 2.0), ("positions", |a| a.max_positions += 1)];
     for (what, edit) in edits {
         let mut broken = Broken::new(&reread, &|_, _| ());

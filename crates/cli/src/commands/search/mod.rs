@@ -13,7 +13,8 @@ use crate::{
     data::{Windows, windows},
     embedded::Part,
     error::{Failure, Result},
-    importance_file::{self, Conditions, Loaded, Origin},
+    importance_file::{self, Loaded},
+    origin::{Conditions, Origin},
     preflight::{Forecast, inference_bytes, training_bytes, weight_bytes},
     progress::Progress,
     recipe,
@@ -154,9 +155,13 @@ pub(crate) fn run(args: &Search) -> Result<()> {
     let distill_tokens = args.searching.distill_tokens.unwrap_or(DISTILL_TOKENS);
     let repaired = args.searching.compensate.unwrap_or(Compensate::LeastSquares) != Compensate::None;
     let hash = source.hash()?;
-    let given =
-        args.importance.as_ref().map(|file| Ok::<_, Failure>(importance_file::load(file, &hash)?.0)).transpose()?;
-    let first_to_go = args.searching.drop_order.as_ref().map(|text| drop_order(text, dims.layers)).transpose()?;
+    let given = args.importance.as_ref().map(|file| importance(file, &hash)).transpose()?;
+    let first_to_go = match (&args.searching.drop_order, &given) {
+        (Some(text), _) => Some(drop_order(text, dims.layers)?),
+        (None, Some((_, depth))) => greedy_order(depth, dims.layers)?,
+        (None, None) => None,
+    };
+    let given = given.map(|(set, _)| set);
     let job = Job {
         args,
         session: &session,
@@ -208,6 +213,13 @@ pub(crate) fn run(args: &Search) -> Result<()> {
     }
     session.say(format!("{} candidates within {}; {}", candidates.len(), limit.name, clock.label()));
     job.run(begin, place, &stop, &limit, &clock, &candidates, &single)
+}
+
+/// The file of `--importance`, which has to be of the model with this hash, and what it says about layers.
+fn importance(file: &std::path::Path, hash: &str) -> Result<(ImportanceSet, Vec<NamedArray>)> {
+    let (set, _) = importance_file::load(file, hash)?;
+    let Loaded { depth, .. } = importance_file::read(file)?;
+    Ok((set, depth))
 }
 
 /// `--drop-order`: layers of a model that has `layers`, each once.
