@@ -103,7 +103,8 @@ fn plan(args: &Prune, source: &Source, seed: u64) -> Result<(Plan, String)> {
     let teacher = dims(arch)?;
     let (set, _) = importance_file::load(file, &source.hash()?)?;
     let target = drop_by::choose(args.drop.drop_by, target(flags, &teacher)?, teacher.layers, file, &set)?;
-    let plan = compensation::plan(flags, &teacher, importance_file::scores(&set, &args.scores.options()?)?, &target)?;
+    let scores = importance_file::scores(&set, &args.scores.options()?)?;
+    let plan = compensation::plan(flags, &teacher, scores, &target)?;
     Ok((plan, shown_path(file)))
 }
 

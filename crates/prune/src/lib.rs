@@ -33,7 +33,7 @@ pub use ridge::{Fit, Moments, RIDGE_GRID, fit_held_out, fit_with};
 pub use rotate::{Basis, kept_gain};
 pub use runtimes::{Facts, Finding, Runtime, Verdict, runtimes};
 pub use select::{Axis, Selection};
-pub use shape::{Mutable, ParamTarget, SearchOptions, choose_shape};
+pub use shape::{Counting, Mutable, ParamTarget, SearchOptions, choose_shape};
 pub use sizes::{LayerDims, Sizes};
 pub use space::{Space, Widths};
 pub use uneven::{Normalise, Spread, Uneven};

@@ -40,14 +40,17 @@ pub enum ParamTarget {
     AbsoluteNonEmbedding(u64),
 }
 
+/// Counts a shape's parameters.
+pub type Counting = fn(&Dims) -> u64;
+
 impl ParamTarget {
     /// The number of parameters that is asked for, and how a model's are counted against it.
     ///
     /// # Errors
     /// [`Error::Budget`] for a part that is none.
-    pub fn budget(self, teacher: &Dims) -> Result<(f64, fn(&Dims) -> u64)> {
-        let total: fn(&Dims) -> u64 = |d| count_params(d).total;
-        let non_embedding: fn(&Dims) -> u64 = |d| count_params(d).non_embedding;
+    pub fn budget(self, teacher: &Dims) -> Result<(f64, Counting)> {
+        let total: Counting = |d| count_params(d).total;
+        let non_embedding: Counting = |d| count_params(d).non_embedding;
         let (part, count) = match self {
             ParamTarget::Absolute(n) => return Ok((n as f64, total)),
             ParamTarget::AbsoluteNonEmbedding(n) => return Ok((n as f64, non_embedding)),

@@ -155,3 +155,20 @@ fn what_cannot_be_searched_is_refused() {
     assert!(json["candidates_in_budget"].as_u64().unwrap() > 10 && json["peak_memory_bytes"].is_u64(), "{json}");
     assert!(!lab.path("x.json").exists() && !lab.path("x.json.unfinished").exists());
 }
+
+#[test]
+fn layers_go_in_the_order_that_was_measured_or_asked_for() {
+    let lab = Lab::new();
+    let greedy = "--depth greedy --depth-greedy 2 --depth-windows 3";
+    let json = lab
+        .json(&format!("importance --model model --text text.txt --context 64 --windows 8 {greedy} --out importance"));
+    let mut gone: Vec<u64> = (0..2).map(|i| json["depth"]["greedy"][i]["layer"].as_u64().unwrap()).collect();
+    gone.sort_unstable();
+    // Half of the layers is all that is left within the budget.
+    let line = format!("{SEARCH} --importance importance --axes layers --params 0.6 --rungs 1x64 --finalists 0");
+    let dropped = |flags: &str, out: &str| {
+        lab.json(&format!("{line} {flags} --out {out}"))["chosen"]["target"]["drop_layers"].clone()
+    };
+    assert_eq!(dropped("", "measured"), serde_json::json!(gone));
+    assert_eq!(dropped("--drop-order 3,0", "asked"), serde_json::json!([0, 3]));
+}

@@ -13,7 +13,7 @@ use crate::{
     data::{Windows, windows},
     embedded::Part,
     error::{Failure, Result},
-    importance_file,
+    importance_file::{self, Loaded},
     origin::{Conditions, Origin},
     preflight::{Forecast, inference_bytes, training_bytes, weight_bytes},
     progress::Progress,
@@ -25,7 +25,7 @@ use crate::{
 };
 use budget::{Clock, Limit};
 use paring_checkpoint::{atomic, read_text};
-use paring_importance::{Extras, ImportanceSet, ScoreOptions};
+use paring_importance::{Extras, ImportanceSet, NamedArray, ScoreOptions};
 use paring_optim::{AdamW, Schedule};
 use paring_prune::{Dims, Space, Widths};
 use paring_search::{
@@ -155,9 +155,13 @@ pub(crate) fn run(args: &Search) -> Result<()> {
     let distill_tokens = args.searching.distill_tokens.unwrap_or(DISTILL_TOKENS);
     let repaired = args.searching.compensate.unwrap_or(Compensate::LeastSquares) != Compensate::None;
     let hash = source.hash()?;
-    let given =
-        args.importance.as_ref().map(|file| Ok::<_, Failure>(importance_file::load(file, &hash)?.0)).transpose()?;
-    let first_to_go = args.searching.drop_order.as_ref().map(|text| drop_order(text, dims.layers)).transpose()?;
+    let given = args.importance.as_ref().map(|file| importance(file, &hash)).transpose()?;
+    let first_to_go = match (&args.searching.drop_order, &given) {
+        (Some(text), _) => Some(drop_order(text, dims.layers)?),
+        (None, Some((_, depth))) => greedy_order(depth, dims.layers)?,
+        (None, None) => None,
+    };
+    let given = given.map(|(set, _)| set);
     let job = Job {
         args,
         session: &session,
@@ -211,6 +215,13 @@ pub(crate) fn run(args: &Search) -> Result<()> {
     job.run(begin, place, &stop, &limit, &clock, &candidates, &single)
 }
 
+/// The file of `--importance`, which has to be of the model with this hash, and what it says about layers.
+fn importance(file: &std::path::Path, hash: &str) -> Result<(ImportanceSet, Vec<NamedArray>)> {
+    let (set, _) = importance_file::load(file, hash)?;
+    let Loaded { depth, .. } = importance_file::read(file)?;
+    Ok((set, depth))
+}
+
 /// `--drop-order`: layers of a model that has `layers`, each once.
 fn drop_order(text: &str, layers: usize) -> Result<Vec<usize>> {
     let mut order = Vec::new();
@@ -227,6 +238,13 @@ fn drop_order(text: &str, layers: usize) -> Result<Vec<usize>> {
         order.push(layer);
     }
     Ok(order)
+}
+
+/// The order in which greedy search removed layers, if `paring importance --depth greedy` left one in the file.
+fn greedy_order(depth: &[NamedArray], layers: usize) -> Result<Option<Vec<usize>>> {
+    let Some(found) = depth.iter().find(|a| a.name == "depth.greedy.order") else { return Ok(None) };
+    let list: Vec<String> = found.values.iter().map(ToString::to_string).collect();
+    Ok(Some(drop_order(&list.join(","), layers)?))
 }
 
 /// All layers: first those that go first, then the others by block influence.
