@@ -21,8 +21,8 @@ use paring_tensor::{DType, round_to};
 use serde_json::Value;
 use std::path::Path;
 
-/// How far logits may be apart when the same sums are taken in another order. Rounding of f32 is 6e-8 of each sum; a model of tens of layers came to
-/// at most 1e-5 where this was measured, and a mistake in one row to 1e-2 and more.
+/// How far logits may be apart when the same sums are taken in another order. Rounding of f32 is 6e-8 of each sum; SmolLM2-135M, 30 layers, came
+/// to at most 2.2e-5 (`paring prune --verify --windows 2 --context 128`).
 pub const ROUNDING: f64 = 1e-4;
 
 /// The same for weights that were multiplied by a matrix and rounded to f32 again.
