@@ -265,6 +265,10 @@ pub(crate) struct Target {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) basis: Option<Basis>,
+    /// Take the nearest --hidden, --ffn and --heads that load, multiples of 128 where there are any near
+    #[arg(long)]
+    #[serde(skip_serializing_if = "no")]
+    pub(crate) round_widths: bool,
 }
 
 #[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]

@@ -1,5 +1,8 @@
 //! Flags of `paring search`.
-use crate::args::{Common, Compensate, Data, Work};
+use crate::{
+    args::{Common, Compensate, Data, Work},
+    args_scores::ScoreFlags,
+};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -161,6 +164,9 @@ pub(crate) struct Search {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) data: Data,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) scores: ScoreFlags,
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) work: Work,

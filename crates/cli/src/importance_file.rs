@@ -148,6 +148,11 @@ pub(crate) fn load(path: &Path, model: &str) -> Result<(ImportanceSet, Origin)> 
             paring_checkpoint::shown(&origin.model)
         )));
     }
+    let (seen, windows) = origin.windows();
+    if seen < windows {
+        let shown = paring_checkpoint::shown_path(path);
+        tell!("note: {shown} has seen {seen} of {windows} windows; `paring importance merge` adds the other shards");
+    }
     Ok((set, origin))
 }
 

@@ -6,8 +6,11 @@ use crate::{
     error::{Failure, Result},
 };
 use paring_gpu_model::{PRESETS, Preset};
-use paring_prune::{Dims, Mutable, ParamTarget, SearchOptions, Target, choose_shape};
+use paring_prune::{Dims, Mutable, ParamTarget, SearchOptions, Target, choose_shape, round_widths};
 use std::path::Path;
+
+/// Widths are rounded to multiples of this: full tiles on GPUs.
+const DIVISOR: usize = 128;
 
 /// The target that the flags describe. With `--params`, axes that are given stay as given and the others are chosen.
 pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
@@ -24,6 +27,7 @@ pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
         layers: flags.layers,
         drop_layers,
     };
+    let given = if flags.round_widths { round_widths(teacher, &given, DIVISOR)? } else { given };
     if let Some(file) = &flags.search {
         return searched(file, &given, teacher);
     }
@@ -272,6 +276,17 @@ mod tests {
         assert!(target(&flags, &teacher).is_err_and(|e| e.code == 2 && e.message.contains("version")));
         std::fs::write(&file, "{}").unwrap();
         assert!(target(&flags, &teacher).is_err_and(|e| e.code == 2 && e.message.contains("no result")));
+    }
+
+    #[test]
+    fn widths_are_rounded_on_request() {
+        let teacher =
+            Dims { layers: 8, hidden: 576, ffn: 1536, heads: 9, kv_groups: 3, head_dim: 64, vocab: 4096, tied: true };
+        let flags = Flags { hidden: Some(500), ffn: Some(1000), heads: Some(5), ..Flags::default() };
+        let rounded = target(&Flags { round_widths: true, ..flags.clone() }, &teacher).unwrap();
+        assert_eq!((rounded.hidden, rounded.ffn, rounded.heads), (Some(480), Some(1024), Some(6)));
+        let as_given = target(&flags, &teacher).unwrap();
+        assert_eq!((as_given.hidden, as_given.ffn, as_given.heads), (Some(500), Some(1000), Some(5)));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
 };
 use budget::{Clock, Limit};
 use paring_checkpoint::{atomic, read_text};
-use paring_importance::{Extras, ImportanceSet, NamedArray, ScoreOptions};
+use paring_importance::{Extras, ImportanceSet, NamedArray};
 use paring_optim::{AdamW, Schedule};
 use paring_prune::{Dims, Space, Widths};
 use paring_search::{
@@ -403,7 +403,7 @@ impl Job<'_> {
         let hash = self.hash.clone();
         let measured = if self.given.is_none() { Some(self.importance(&place, stop, &hash)?) } else { None };
         let set = self.given.as_ref().or(measured.as_ref()).ok_or_else(|| Failure::work("no importance"))?;
-        let scores = importance_file::scores(set, &ScoreOptions::default())?;
+        let scores = importance_file::scores(set, &self.args.scores.options()?)?;
         let dropping = self.first_to_go.as_ref().map(|first| completed(first, &scores.block_influence));
         let ranking = Ranking::new(&self.dims, scores, dropping)?;
         let widths = self.repaired_widths(candidates, single);
