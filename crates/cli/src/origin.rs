@@ -51,6 +51,23 @@ struct Written {
 }
 
 impl Conditions {
+    /// What differs, by name: `taylor: false, taylor: true`.
+    fn differences(&self, other: &Conditions) -> String {
+        let fields = |c: &Conditions| {
+            let Conditions { context, choice, mask_documents, dtype, contribution, taylor } = c;
+            [
+                format!("context: {context}"),
+                format!("choice: {choice}"),
+                format!("mask_documents: {mask_documents}"),
+                format!("dtype: {dtype}"),
+                format!("contribution: {contribution}"),
+                format!("taylor: {taylor}"),
+            ]
+        };
+        let pairs = fields(self).into_iter().zip(fields(other)).filter(|(a, b)| a != b);
+        pairs.map(|(a, b)| format!("{a}, {b}")).collect::<Vec<_>>().join("; ")
+    }
+
     pub(crate) fn new(context: usize, choice: &str, mask_documents: bool, dtype: DType, extras: Extras) -> Self {
         let Extras { contribution, taylor } = extras;
         Conditions { context, choice: choice.into(), mask_documents, dtype: dtype.to_string(), contribution, taylor }
@@ -101,7 +118,7 @@ impl Origin {
             return Err(format!("are of different models (hashes {} and {})", self.model, other.model));
         }
         if self.settings != other.settings {
-            return Err(format!("were measured in different ways ({:?} and {:?})", self.settings, other.settings));
+            return Err(format!("were measured in different ways ({})", self.settings.differences(&other.settings)));
         }
         let mut parts = self.parts.clone();
         for part in &other.parts {

@@ -46,10 +46,13 @@ fn needs(scores: &ScoreOptions) -> Extras {
 fn target(from: &Dims, to: &Dims, round: usize, rounds: usize) -> Target {
     let size = |from, to| round_size(from, to, round, rounds, 1);
     let kv_groups = size(from.kv_groups, to.kv_groups);
+    let heads = kv_groups * size(from.heads_per_group(), to.heads_per_group());
+    // A plan has to load, those of the rounds before the last too: see `check_loadable`.
+    let unit = if from.hidden.is_multiple_of(from.heads) { heads } else { 1 };
     Target {
-        hidden: Some(size(from.hidden, to.hidden)),
+        hidden: Some(round_size(from.hidden, to.hidden, round, rounds, unit)),
         ffn: Some(size(from.ffn, to.ffn)),
-        heads: Some(kv_groups * size(from.heads_per_group(), to.heads_per_group())),
+        heads: Some(heads),
         kv_groups: Some(kv_groups),
         layers: Some(size(from.layers, to.layers)),
         drop_layers: None,

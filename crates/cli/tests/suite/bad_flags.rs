@@ -260,7 +260,9 @@ fn recipes() {
 pub(crate) fn flags_of(lab: &Lab, command: &str) -> Vec<String> {
     let help = lab.done(&format!("{command} --help")).stdout;
     // The first on each line: what follows is its description, which may name others. A value that may be left out is glued on: `--flag[=<V>]`.
-    let options = help.lines().filter(|l| l.trim_start().starts_with('-'));
+    // Descriptions are further to the right, and may name a flag at the beginning of a line.
+    let left = |l: &str| l.len() - l.trim_start().len() < 10;
+    let options = help.lines().filter(|l| left(l) && l.trim_start().starts_with('-'));
     let flag = |word: &str| word.split('[').next().unwrap_or(word).to_string();
     let long = |line: &str| line.split_whitespace().find_map(|w| w.strip_prefix("--").map(flag));
     options.filter_map(long).collect()
