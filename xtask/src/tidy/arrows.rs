@@ -5,6 +5,16 @@ use super::{
     tree::{Crate, Kind, Tree, short},
 };
 
+/// What every program builds on, and more.
+macro_rules! program {
+    ($($more:literal),*) => {
+        &[
+            "model", "exec", "ops", "tensor", "checkpoint", "text", "importance", "prune", "distill", "optim", "sampling",
+            $($more),*
+        ]
+    };
+}
+
 /// A crate, from the leaves up, and what it may depend on outside its tests, examples and benches.
 pub(super) const ARROWS: &[(&str, &[&str])] = &[
     // Leaf maths: slices or views in, numbers out.
@@ -31,72 +41,17 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["exec", "ops", "tensor", "checkpoint"]),
     // Token ids only: no arrow to `text`.
     ("engine", &["model", "exec", "ops", "tensor", "sampling"]),
-    ("eval", PROGRAM),
+    ("eval", program!()),
     // Layers are judged by what `eval` measures.
-    ("calibrate", CALIBRATE),
-    ("train", PROGRAM),
+    ("calibrate", program!("eval")),
+    ("train", program!()),
     // Turns what `calibrate` gathered into weights.
-    ("surgery", SURGERY),
+    ("surgery", program!("calibrate")),
     // Scores candidates as views of one teacher, trains and measures a few.
-    ("search", SEARCH),
+    ("search", program!("calibrate", "surgery", "train", "eval")),
     ("cli", ANYTHING),
     ("benches", &[]),
     ("xtask", &[]),
-];
-
-/// What a program builds on.
-const PROGRAM: &[&str] =
-    &["model", "exec", "ops", "tensor", "checkpoint", "text", "importance", "prune", "distill", "optim", "sampling"];
-
-/// [`PROGRAM`], and `eval`.
-const CALIBRATE: &[&str] = &[
-    "model",
-    "exec",
-    "ops",
-    "tensor",
-    "checkpoint",
-    "text",
-    "importance",
-    "prune",
-    "distill",
-    "optim",
-    "sampling",
-    "eval",
-];
-
-/// What a program builds on, and the observers.
-const SURGERY: &[&str] = &[
-    "calibrate",
-    "model",
-    "exec",
-    "ops",
-    "tensor",
-    "checkpoint",
-    "text",
-    "importance",
-    "prune",
-    "distill",
-    "optim",
-    "sampling",
-];
-
-/// What cuts, trains and measures, and all that they build on.
-const SEARCH: &[&str] = &[
-    "surgery",
-    "train",
-    "eval",
-    "calibrate",
-    "model",
-    "exec",
-    "ops",
-    "tensor",
-    "checkpoint",
-    "text",
-    "importance",
-    "prune",
-    "distill",
-    "optim",
-    "sampling",
 ];
 
 /// Every crate of the workspace, except those that are for tests only.
