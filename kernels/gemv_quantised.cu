@@ -23,7 +23,8 @@ extern "C" __global__ __launch_bounds__(256) void quantise_rows_f32(const float*
     u32 word = 0;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-        const int level = finite ? __float2int_rn(__fmul_rn(pack.at[j], inverse)) : 0;
+        // Where `inverse` is 0, so is the product, or NaN, which becomes 0.
+        const int level = __float2int_rn(__fmul_rn(pack.at[j], inverse));
         sum += level;
         word |= ((u32)level & 0xff) << (8 * j);
     }
@@ -139,8 +140,8 @@ __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32
     float sums[TOKENS];
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) sums[t] = 0.0f;
-    u32 stage = 0;
-    for (u32 at = 0; at < blocks; at += WARP) {
+    u32 stage = 0, at = 0;
+    do { // a row has a block at least
         cp_async_wait<Q::STAGES - 2>();
         __syncwarp();
         const u32 block = at + lane;
@@ -161,7 +162,8 @@ __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32
         // The stage before this one was read in the last round.
         fill(stage == 0 ? Q::STAGES - 1 : stage - 1);
         stage = stage == Q::STAGES - 1 ? 0 : stage + 1;
-    }
+        at += WARP;
+    } while (at < blocks);
     cp_async_wait<0>();
     // Lane t has the sum of token t.
     float sum = 0.0f;

@@ -176,13 +176,15 @@ fn check_product(dtype: DType, at_once: usize, [n, blocks, tokens, late]: [usize
     assert_eq!(bits(&got), bits(&want), "{entry}: {n} rows of {blocks} blocks, {tokens} tokens, {late} bytes late");
 }
 
-/// Fewer blocks than a stage has, as many, one more, and more than all stages; rows for one group of warps and for two; tokens up to what a
-/// block takes and beyond.
+/// Rows that end in each third of a stage, in the first stage and behind the last of the ring, and with a stage; for one group of warps and
+/// for two; tokens up to what a block takes and beyond.
 fn check_products(dtype: DType, at_once: usize) {
     let step = if dtype == Q4_1 { 4 } else { 2 };
-    for (i, blocks) in [1, 7, 32, 33, 63, 65, 97, 160, 293].into_iter().enumerate() {
-        let tokens = if at_once == 1 { [1, 3][i % 2] } else { [2, 8, 11, 5][i % 4] };
-        check_product(dtype, at_once, [[9, 3, 8, 1][i % 4], blocks, tokens, step * (i * 3 % (16 / step))]);
+    let stages = if dtype == Q8_0 { 4 } else { 8 };
+    let blocks = (0..stages + 2).flat_map(|stage| [7, 21, 31].map(|more| 32 * stage + more));
+    for (i, blocks) in [1, 32, 64].into_iter().chain(blocks).enumerate() {
+        let tokens = if at_once == 1 { 1 + i % 2 } else { 1 + i % 9 };
+        check_product(dtype, at_once, [[3, 9, 1, 2][i % 4], blocks, tokens, step * (i * 3 % (16 / step))]);
     }
 }
 

@@ -83,6 +83,16 @@ fn ties() -> AdamWStep {
     AdamWStep { beta1: 0.0, beta2: 0.75, weight_decay: 0.0, bias1: 1.0, bias2_sqrt: 1.0, grad_scale: 1.0, ..step() }
 }
 
+/// Weights stay as they are: every upper half, beside ties.
+fn weights_beside_ties(n: usize) -> State {
+    let w = (0..n as u32).map(|i| f32::from_bits((i * 127 % 0x7f80 + i % 2 * 0x8000) << 16 | LOWER[i as usize % 7]));
+    State { w: w.collect(), ..plain(n) }
+}
+
+fn still() -> AdamWStep {
+    AdamWStep { lr: 0.0, ..step() }
+}
+
 fn halves(values: &[f32]) -> Vec<u16> {
     values.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()
 }
@@ -98,7 +108,8 @@ fn plain_bits(values: &[f32]) -> Vec<u32> {
 
 /// Two updates by one kernel beside the definition.
 fn check(is_split: bool, is_bf16: bool) {
-    for (make, step) in [(plain as fn(usize) -> State, step()), (beside_ties, ties())] {
+    let starts = [(plain as fn(usize) -> State, step()), (beside_ties, ties()), (weights_beside_ties, still())];
+    for (make, step) in starts {
         for (n, grouped) in [(1, true), (515, true), (515, false), (1030, true)] {
             let State { grad, mut w, m, v } = make(n);
             let round = |x: Vec<f32>| if is_bf16 { wide(&halves(&x)) } else { x };
@@ -117,7 +128,8 @@ fn check(is_split: bool, is_bf16: bool) {
             let AdamWStep { lr, beta1, beta2, eps, weight_decay, bias1, bias2_sqrt, grad_scale } = step;
             let (decay, size) = (1.0 - lr * weight_decay, lr / bias1);
             let floats = [beta1, 1.0 - beta1, beta2, 1.0 - beta2, eps, decay, size, bias2_sqrt, grad_scale];
-            let entry = format!("adamw_{}{}", if is_split { "split_" } else { "" }, if is_bf16 { "bf16" } else { "f32" });
+            let entry =
+                format!("adamw_{}{}", if is_split { "split_" } else { "" }, if is_bf16 { "bf16" } else { "f32" });
             for _ in 0..2 {
                 launch(&mut sim, &entry, n, grouped, &pointers, &floats);
                 adamw_update(&mut w, &mut m, &mut v, &grad, &step);
