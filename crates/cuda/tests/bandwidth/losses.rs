@@ -12,25 +12,35 @@ use crate::{
     },
 };
 use paring_ops::Backend;
-use paring_tensor::DType::F32;
+use paring_tensor::{DType::F32, Tensor};
 
 #[test]
 fn of_equal_logits_the_first_counts() {
     let opened = open();
     let cuda = &opened.cuda;
     for v in [9, 40, 4099, 4100] {
-        // The student's largest logit stands in three places: beside each other, in another thread's part, and at the end.
-        let places = [2, 3, v / 3, v - 1];
+        let rows = |row: &[f32]| cuda.upload(row, F32, shape(&[1, v])).unwrap();
+        let agree = |a: &Tensor, b: &Tensor| {
+            let both = [(a, b), (b, a)].map(|(a, b)| cuda.compare_rows(a, b, &[0]).unwrap().agree);
+            assert_eq!(both[0], both[1]);
+            both[0]
+        };
+        // The student's largest logit stands beside itself, in another thread's part and another warp's, in the same thread's part again where
+        // rows are longer than a block, and at the end.
+        let places: Vec<usize> = [4, 5, v / 3 + 3, 2052, v - 1].into_iter().filter(|&place| place < v).collect();
         let mut student = numbers(1, v);
         places.iter().for_each(|&place| student[place] = 2.0);
-        for (place, agree) in [(2, 1), (3, 0), (v / 3, 0), (v - 1, 0), (0, 0)] {
-            let mut teacher = numbers(2, v);
-            teacher[place] = 5.0;
-            let rows = |row: &[f32]| cuda.upload(row, F32, shape(&[1, v])).unwrap();
-            let (student, teacher) = (rows(&student), rows(&teacher));
-            for (a, b) in [(&student, &teacher), (&teacher, &student)] {
-                assert_eq!(cuda.compare_rows(a, b, &[0]).unwrap().agree, agree, "{place} of {v}");
-            }
+        let student = rows(&student);
+        let largest_at = |place: usize| {
+            let mut row = numbers(2, v);
+            row[place] = 5.0;
+            rows(&row)
+        };
+        assert_eq!(agree(&student, &largest_at(0)), 0);
+        for &place in &places {
+            let teacher = largest_at(place);
+            assert_eq!(agree(&student, &teacher), u64::from(place == 4), "{place} of {v}");
+            assert_eq!([agree(&teacher, &teacher), agree(&teacher, &largest_at(0))], [1, 0], "{place} of {v}");
         }
     }
     // NaN is no value, and rows without one have no first: they agree.
