@@ -201,7 +201,7 @@ template <class W, bool CENTRED> __device__ __forceinline__ void backward(const 
         float* __restrict__ dx, float* __restrict__ dw_parts, u32 rows, u32 d, u32 rows_per_block, u32 vector, u32 add, u32 keep) {                  \
         backward<W, false>({dy, x, nullptr, rstd, dx, dw_parts, nullptr, rows, d, rows_per_block, add != 0, keep > 1}, w, vector, keep);         \
     }                                                                                                                                                \
-    extern "C" __global__ __launch_bounds__(256) void layer_norm_backward_##NAME(                                                                    \
+    extern "C" __global__ __launch_bounds__(256, 6) void layer_norm_backward_##NAME(                                                                 \
         const float* __restrict__ dy, const float* __restrict__ x, const W::Element* __restrict__ w, const float* __restrict__ mean,                 \
         const float* __restrict__ rstd, float* __restrict__ dx, float* __restrict__ dw_parts, float* __restrict__ dbias_parts, u32 rows, u32 d,      \
         u32 rows_per_block, u32 vector, u32 add, u32 keep) {                                                                                         \
