@@ -6,12 +6,12 @@
 //! second model. Two things are no views. The queries of a student with fewer heads in every group lie apart in the teacher; their matrices
 //! (and their counterparts in o_proj) are copied once for each number of heads per group. And a `down_proj` that least squares has repaired
 //! belongs to one number of neurons; those are kept per width ([`crate::repair`]).
-use crate::{Ranking, Result, arch_of};
+use crate::{Ranking, Result};
 use paring_exec::ParamId;
 use paring_model::{Arch, Axis, Model, ParamSpec, params};
 use paring_ops::{Backend, Error as OpsError};
 use paring_prune::Dims;
-use paring_surgery::Weights;
+use paring_surgery::{Weights, arch_of};
 use paring_tensor::{DType, Shape, Tensor};
 use std::collections::HashMap;
 

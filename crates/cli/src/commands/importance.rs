@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     let tape = if extras.taylor { tape_bytes(arch, context) } else { 0 };
     let weights = 2 * weight_bytes(arch, dtype);
     forecast.memory(&[weights + inference_bytes(arch, context) + tape + 3 * file_bytes(arch)]);
-    let depth = DepthPlan::new(&args.depth, &source, &windows)?;
+    let depth = DepthPlan::new(&args.depth, &source, &windows, documents.as_deref())?;
     if let Some(depth) = &depth {
         forecast.flops += depth.flops(arch);
         forecast.peak_memory += depth.bytes();

@@ -81,8 +81,11 @@ fn documents_that_are_masked_change_what_is_measured() {
     let lab = Lab::new();
     lab.write("two.txt", format!("{}\x0c{}", tiny::text().chars().take(300).collect::<String>(), tiny::text()));
     let run = "importance --model model --text two.txt --context 64 --windows 4";
-    lab.done(&format!("{run} --out plain"));
-    lab.done(&format!("{run} --mask-documents --out masked"));
+    let swept = ["--out plain", "--mask-documents --out masked"]
+        .map(|flags| lab.json(&format!("{run} --depth lm-loss {flags}"))["depth"].clone());
+    // The sweeps over layers mask them too: nobody predicts the first token of the second document.
+    assert_eq!(swept.each_ref().map(|d| d["predicted_tokens"].as_u64()), [Some(4 * 63), Some(4 * 63 - 1)]);
+    assert!(swept[0]["baseline"] != swept[1]["baseline"]);
     let ffn = |name: &str| {
         let (bytes, at) = (bytes(&lab, name), header(&lab, name)["ffn.1"]["data_offsets"].clone());
         let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;

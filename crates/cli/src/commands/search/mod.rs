@@ -32,7 +32,7 @@ use paring_search::{
     Distillation, End, Latency, Losses, Nested, Phase, Prices, Proxy, Ranking, RepairWidths, Rung, dims_of, halve,
     repair,
 };
-use paring_surgery::Checkpoint;
+use paring_surgery::{Checkpoint, arch_of};
 use paring_tensor::DType;
 use paring_train::{TrainConfig, micro_windows};
 use report::Found;
@@ -286,11 +286,8 @@ impl Job<'_> {
     fn forecast(&self, candidates: &[Dims], single: &[(&'static str, Dims)]) -> Forecast {
         let teacher = &self.source.opened.arch;
         let average = |f: &dyn Fn(&paring_model::Arch) -> f64| {
-            let sample: Vec<f64> = candidates
-                .iter()
-                .step_by((candidates.len() / 32).max(1))
-                .map(|d| f(&paring_search::arch_of(teacher, d)))
-                .collect();
+            let sample: Vec<f64> =
+                candidates.iter().step_by((candidates.len() / 32).max(1)).map(|d| f(&arch_of(teacher, d))).collect();
             sample.iter().sum::<f64>() / sample.len().max(1) as f64
         };
         let student = average(&|a| a.forward_flops_per_token(self.context));
@@ -307,7 +304,7 @@ impl Job<'_> {
         let largest = candidates.iter().max_by_key(|d| paring_prune::count_params(d).total);
         let micro = micro_windows(teacher, self.context).min(PER_STEP);
         let training = match (largest, self.distill_tokens) {
-            (Some(d), 1..) => training_bytes(&paring_search::arch_of(teacher, d), self.dtype, self.context, micro),
+            (Some(d), 1..) => training_bytes(&arch_of(teacher, d), self.dtype, self.context, micro),
             _ => 0,
         };
         let mut forecast = Forecast {
