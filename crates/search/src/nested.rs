@@ -135,7 +135,8 @@ impl<'b> Nested<'b> {
     pub fn model(&mut self, student: &Dims) -> Result<Model> {
         let layers = self.ranking.layers(student.layers);
         let max_positions = self.positions.min(self.arch.max_positions);
-        let arch = Arch { max_positions, ..arch_of(&self.arch, student) };
+        // The head is the sorted teacher's: of a rotated one it is no embedding, also for students that need no rotation.
+        let arch = Arch { max_positions, tied: self.arch.tied, ..arch_of(&self.arch, student) };
         let per_layer = (params(&self.arch).len() - params(&Arch { layers: Vec::new(), ..self.arch.clone() }).len())
             / self.arch.layers.len().max(1);
         let mut tensors = Vec::new();

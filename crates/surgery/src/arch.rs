@@ -19,7 +19,7 @@ pub fn dims(arch: &Arch) -> Option<Dims> {
 /// The architecture of a student of `teacher` with these sizes.
 pub fn arch_of(teacher: &Arch, student: &Dims) -> Arch {
     let layer = LayerArch { heads: student.heads, kv_heads: student.kv_groups, ffn: student.ffn };
-    Arch { hidden: student.hidden, layers: vec![layer; student.layers], ..teacher.clone() }
+    Arch { hidden: student.hidden, layers: vec![layer; student.layers], tied: student.tied, ..teacher.clone() }
 }
 
 /// The architecture of the student that `plan` cuts from `teacher`.
