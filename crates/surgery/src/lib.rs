@@ -16,7 +16,7 @@ mod weights; // values of parameters, wherever they come from
 
 pub use arch::{arch_of, dims, sizes, student_arch};
 pub use basis::{Weighting, basis, keep_energy};
-pub use block::Text;
+pub use block::{Text, block, embedding};
 pub use compensate::{Aim, Bench, Fitted, Mode, Options, Readers, compensate};
 pub use cost::{basis_cost, flops, memory_bytes};
 pub use cut::Cut;

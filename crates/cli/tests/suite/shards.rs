@@ -42,6 +42,24 @@ fn merged_shards_are_the_bytes_of_one_run() {
 }
 
 #[test]
+fn block_by_block_gives_the_same_bytes() {
+    let lab = Lab::new();
+    for (n, extras) in
+        ["", "--contribution --mask-documents --threads 2", "--dtype bf16 --shard 2/3"].iter().enumerate()
+    {
+        lab.done(&format!("{RUN} {extras} --out whole{n}"));
+        lab.done(&format!("{RUN} {extras} --by-block --out blocks{n}"));
+        assert!(bytes(&lab, &format!("blocks{n}")) == bytes(&lab, &format!("whole{n}")), "{extras}");
+    }
+    let memory =
+        |flags: &str| lab.json(&format!("{RUN} {flags} --out new --dry-run"))["peak_memory_bytes"].as_u64().unwrap();
+    assert!(memory("--by-block") < memory(""));
+    for flag in ["--taylor", "--depth lm-loss"] {
+        lab.refused(&format!("{RUN} --by-block {flag} --out new"), &["--by-block with", "needs the whole model"]);
+    }
+}
+
+#[test]
 fn a_file_says_what_it_is_of() {
     let lab = Lab::new();
     lab.done(&format!("{RUN} --taylor --shard 1/2 --out half"));
