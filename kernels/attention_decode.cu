@@ -18,13 +18,16 @@ template <> __device__ __forceinline__ int element<32, float>(int l, int i) { re
 template <> __device__ __forceinline__ int element<8, bf16>(int l, int i) { return l * 8 + i; }
 template <> __device__ __forceinline__ int element<16, bf16>(int l, int i) { return l * 8 + i; }
 
+// Whether vector `i / 4` of a lane is in every head that L lanes are for: those that half of the lanes can hold have a kernel of their own.
+template <int L, class C> __device__ __forceinline__ constexpr bool always_inside(int i) { return L > 8 && sizeof(C) == 4 && i < 4; }
+
 // The lane's elements of a row, zeros past `head_dim`, or everywhere without `valid`.
 template <int L> __device__ __forceinline__ void load_row(float (&x)[PER_LANE], const float* __restrict__ row, int l, int head_dim, bool valid) {
 #pragma unroll
     for (int i = 0; i < PER_LANE; i += 4) {
         const int c = element<L, float>(l, i);
         float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (valid && c < head_dim) four = *reinterpret_cast<const float4*>(row + c);
+        if (valid && (always_inside<L, float>(i) || c < head_dim)) four = *reinterpret_cast<const float4*>(row + c);
         x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
     }
 }
@@ -39,6 +42,10 @@ template <int L> __device__ __forceinline__ void load_row(float (&x)[PER_LANE], 
     }
 }
 
+// The most query heads that a block takes, and how many one for up to G heads has at least.
+constexpr int MOST_HEADS = 8;
+template <int G> constexpr int LEAST_HEADS = G == 4 ? 2 : 1;
+
 // U keys a place at once; G query heads a block.
 template <int L, int G, int U, class C>
 __device__ __forceinline__ void decode(float* shared, const float* __restrict__ q, const C* __restrict__ k, const C* __restrict__ v,
@@ -48,9 +55,14 @@ __device__ __forceinline__ void decode(float* shared, const float* __restrict__ 
     constexpr int PLACES = THREADS / L, WIDTH = L * PER_LANE;
     const int l = threadIdx.x % L, place = threadIdx.x / L, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int token = blockIdx.z, split = blockIdx.x, splits = gridDim.x;
-    // A group of more than G heads takes several blocks.
-    const int group = heads / kv_heads, blocks = (group + G - 1) / G, kv_head = blockIdx.y / blocks;
-    const int first_head = blockIdx.y % blocks * G, n_heads = min(G, group - first_head);
+    const int group = heads / kv_heads;
+    int kv_head = blockIdx.y, first_head = 0, n_heads = G == 1 ? 1 : group;
+    if constexpr (G == MOST_HEADS) { // a larger group takes several blocks
+        const u32 blocks = (u32)(group + G - 1) / G;
+        kv_head = blockIdx.y / blocks;
+        first_head = blockIdx.y % blocks * G;
+        n_heads = min(G, group - first_head);
+    }
     const int head = kv_head * group + first_head;
     const int low = max(first + split * per_split, first_key(token, 0, past, window));
     const int high = min(first + (split + 1) * per_split, past + token + 1);
@@ -68,7 +80,7 @@ __device__ __forceinline__ void decode(float* shared, const float* __restrict__ 
         for (int i = 0; i < PER_LANE; i += 4) {
             // A head is a multiple of four elements long: all four are in it, or none.
             const int c = element<L, C>(l, i);
-            const bool inside = g < n_heads && c < head_dim;
+            const bool inside = (g < LEAST_HEADS<G> || g < n_heads) && (always_inside<L, C>(i) || c < head_dim);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 query[g][i + j] = inside ? q[((u64)(u32)token * heads + head + g) * head_dim + c + j] : 0.0f;
@@ -141,7 +153,7 @@ __device__ __forceinline__ void decode(float* shared, const float* __restrict__ 
             for (int i = 0; i < PER_LANE; i++) sum[g][i] += __shfl_xor_sync(ALL_LANES, sum[g][i], offset);
         }
         if (lane < L) {
-            if (lane == 0) maxima[warp * G + g] = m, totals[warp * G + g] = total[g];
+            if (lane == warp) maxima[lane * G + g] = m, totals[lane * G + g] = total[g]; // all lanes have them
             // Where a lane's two vectors are neighbours, every second group of four lanes begins with the second: the banks differ.
             const bool turn = sizeof(C) == sizeof(bf16) && l / 4 % 2 == 1;
             const float4 front = make_float4(sum[g][0], sum[g][1], sum[g][2], sum[g][3]);

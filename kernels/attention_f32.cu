@@ -82,13 +82,15 @@ template <int D> __device__ __forceinline__ void zero(float4 (&sum)[2][D / 32]) 
     for (int i = 0; i < D / 32; i++) sum[0][i] = sum[1][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 }
 template <int D> __device__ __forceinline__ void store_row(float* row, const float4 (&sum)[D / 32], float factor, int head_dim) {
+    const int left = head_dim - lane_column() * 4; // elements of the head from the lane's first one on
+    row += lane_column() * 4;
 #pragma unroll
     for (int i = 0; i < D / 32; i++) {
-        const int c = lane_column() * 4 + i * 32;
-        if (c < head_dim) row[c] = sum[i].x * factor;
-        if (c + 1 < head_dim) row[c + 1] = sum[i].y * factor;
-        if (c + 2 < head_dim) row[c + 2] = sum[i].z * factor;
-        if (c + 3 < head_dim) row[c + 3] = sum[i].w * factor;
+        const bool inside = i * 32 + 31 <= NARROWER_F32<D>;
+        if (inside || i * 32 < left) row[i * 32] = sum[i].x * factor;
+        if (inside || i * 32 + 1 < left) row[i * 32 + 1] = sum[i].y * factor;
+        if (inside || i * 32 + 2 < left) row[i * 32 + 2] = sum[i].z * factor;
+        if (inside || i * 32 + 3 < left) row[i * 32 + 3] = sum[i].w * factor;
     }
 }
 // Products become scores. Where they are capped, `slope` becomes d score / d (scale * product): 1 - tanh^2, as 1 / cosh^2, which does not

@@ -126,7 +126,7 @@ __device__ __forceinline__ void gemm(const float* a, const float* b, Output out,
         __syncthreads();
     }
 
-    out.select(split, (u64)m * n);
+    out.c += split * ((u64)m * n);
     // Four neighbours of a thread after the other, so that the epilogue is there once.
 #pragma unroll 1
     for (u32 piece = 0; piece < 4 * QUARTERS * QUARTERS; piece++) {

@@ -23,7 +23,8 @@ extern "C" __global__ __launch_bounds__(256) void quantise_rows_f32(const float*
     u32 word = 0;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-        const int level = finite ? __float2int_rn(__fmul_rn(pack.at[j], inverse)) : 0;
+        // Where `inverse` is 0, so is the product, or NaN, which becomes 0.
+        const int level = __float2int_rn(__fmul_rn(pack.at[j], inverse));
         sum += level;
         word |= ((u32)level & 0xff) << (8 * j);
     }
@@ -104,8 +105,9 @@ struct Q4_1 {
     }
 };
 
-// `w` is a multiple of 16, and the weight begins `late` bytes behind it. A warp has a row. Its bytes pass through a ring of shared memory of the warp's own, 32 blocks a stage, copied in aligned pieces of 16
-// bytes wherever the row begins; then a lane has a block. Up to TOKENS rows of x at a time, further ones along blockIdx.y.
+// `w` is a multiple of 16, and the weight begins `late` bytes behind it. A warp has a row. Its bytes pass through a ring of shared memory of
+// the warp's own, 32 blocks a stage, copied in aligned pieces of 16 bytes wherever the row begins; then a lane has a block. Up to TOKENS rows
+// of x at a time, further ones along blockIdx.y.
 template <class Q, int TOKENS>
 __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32* x, const float2* scales, float* y, u32 n, u32 blocks,
                                                u32 tokens, u32 late) {
@@ -115,21 +117,22 @@ __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = blockIdx.x * WARPS + warp;
     if (row >= n) return;
     const u32 first_token = blockIdx.y * TOKENS;
-    const u64 begin = late + (u64)row * blocks * Q::BYTES, end = begin + (u64)blocks * Q::BYTES;
+    const u64 begin = late + (u64)row * blocks * Q::BYTES;
     const u32 phase = (u32)begin % 16; // a stage of a row is a multiple of 16 bytes: the same for all
     const u32 own = shared_address(ring[warp]);
-    u64 from = begin - phase;
+    // What is copied next, and the bytes from there to the end of the row, which are an u32 (the host sees to it).
+    const unsigned char* from = w + begin - phase;
+    u32 left = blocks * Q::BYTES + phase;
     auto fill = [&](u32 stage) {
 #pragma unroll
         for (u32 i = 0; i < (PIECES + WARP - 1) / WARP; i++) {
             const u32 piece = i * WARP + lane;
             if (piece >= PIECES) break;
-            const u64 at = from + piece * 16;
-            const u32 valid = at < end ? (u32)min((u64)16, end - at) : 0;
-            cp_async_16(own + stage * STAGE + piece * 16, w + at, valid);
+            cp_async_16(own + stage * STAGE + piece * 16, from + piece * 16, min(16, left - min(left, piece * 16)));
         }
         cp_async_commit();
         from += WARP * Q::BYTES;
+        left -= min(left, WARP * Q::BYTES);
     };
 #pragma unroll
     for (u32 s = 0; s < Q::STAGES - 1; s++) fill(s);
@@ -137,8 +140,8 @@ __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32
     float sums[TOKENS];
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) sums[t] = 0.0f;
-    u32 stage = 0;
-    for (u32 at = 0; at < blocks; at += WARP) {
+    u32 stage = 0, at = 0;
+    do { // a row has a block at least
         cp_async_wait<Q::STAGES - 2>();
         __syncwarp();
         const u32 block = at + lane;
@@ -147,7 +150,7 @@ __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32
             const Q weights(Words{reinterpret_cast<const u32*>(ring[warp] + (offset & ~3u)), (offset & 2) * 8});
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
-                if (first_token + t >= tokens) break;
+                if (t > 0 && first_token + t >= tokens) break;
                 const u64 i = (u64)(first_token + t) * blocks + block;
                 const uint4* p = reinterpret_cast<const uint4*>(x + i * 8);
                 const uint4 p0 = __ldg(p), p1 = __ldg(p + 1);
@@ -159,14 +162,19 @@ __device__ __forceinline__ void gemv_quantised(const unsigned char* w, const u32
         // The stage before this one was read in the last round.
         fill(stage == 0 ? Q::STAGES - 1 : stage - 1);
         stage = stage == Q::STAGES - 1 ? 0 : stage + 1;
-    }
+        at += WARP;
+    } while (at < blocks);
     cp_async_wait<0>();
+    // Lane t has the sum of token t.
+    float sum = 0.0f;
 #pragma unroll
-    for (int t = 0; t < TOKENS; t++) {
-        if (first_token + t >= tokens) break;
-        const float sum = warp_sum(sums[t]);
-        if (lane == 0) y[(u64)(first_token + t) * n + row] = sum;
+    for (u32 t = 0; t < TOKENS; t++) {
+        if (t > 0 && first_token + t >= tokens) break;
+        const float of_token = warp_sum(sums[t]);
+        if (lane == t) sum = of_token;
     }
+    const u32 token = first_token + lane;
+    if (lane < TOKENS && token < tokens) y[(u64)token * n + row] = sum;
 }
 
 #define GEMV(NAME, Q, TOKENS)                                                                                                             \

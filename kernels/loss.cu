@@ -58,9 +58,9 @@ struct First {
         }
         const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
         __syncthreads(); // an earlier reduction may still be reading
-        if (lane == 0) {
-            floats[warp] = max;
-            indices[warp] = index;
+        if (lane == warp) { // all lanes have them
+            floats[lane] = max;
+            indices[lane] = index;
         }
         __syncthreads();
         for (u32 i = 0; i < blockDim.x / WARP; i++) add(floats[i], indices[i]);

@@ -82,14 +82,16 @@ struct Backward {
     const float *dy, *x, *mean_t, *rstd_t;
     float *dx, *dw, *dbias; // dw and dbias: one row of partial sums a block
     u32 rows, d, rows_per_block;
-    bool add, keep_row, keep_sums;
+    bool add, keep_row;
 };
 
 // With n = (x - mean) rstd and g = dy w:
 //
 // - dx (+)= rstd (g - mean(g) - n mean(g n)), without mean(g) when not CENTRED
 // - dw = sum over the block's rows of dy n, dbias of dy
-template <class W, bool CENTRED, int N>
+//
+// KEEP_SUMS: sums of several rows are in shared memory until the last row; there may be room for the row as well.
+template <class W, bool CENTRED, int N, bool KEEP_SUMS>
 __device__ __forceinline__ void backward_rows(const Backward& o, const typename W::Element* w, float* shared, float* scratch) {
     constexpr u32 SUMS = CENTRED ? 2 : 1;
     float *dw = o.dw + (u64)blockIdx.x * o.d, *dbias = CENTRED ? o.dbias + (u64)blockIdx.x * o.d : nullptr;
@@ -111,8 +113,8 @@ __device__ __forceinline__ void backward_rows(const Backward& o, const typename 
             const Pack<N> n = normed(i), weight = load_as<W, N>(w + i);
             Pack<N> of_w = {}, of_bias = {};
             if (row != first) {
-                of_w = o.keep_sums ? load<N>(shared + i) : load<N>(dw + i);
-                if (CENTRED) of_bias = o.keep_sums ? load<N>(shared + o.d + i) : load<N>(dbias + i);
+                of_w = KEEP_SUMS ? load<N>(shared + i) : load<N>(dw + i);
+                if (CENTRED) of_bias = KEEP_SUMS ? load<N>(shared + o.d + i) : load<N>(dbias + i);
             }
 #pragma unroll
             for (int j = 0; j < N; j++) {
@@ -122,14 +124,14 @@ __device__ __forceinline__ void backward_rows(const Backward& o, const typename 
                 product = fmaf(g.at[j], n.at[j], product);
                 sum += g.at[j];
             }
-            if (o.keep_sums && row + 1 < end) {
+            if (KEEP_SUMS && row + 1 < end) {
                 store(shared + i, of_w);
                 if (CENTRED) store(shared + o.d + i, of_bias);
             } else {
                 store(dw + i, of_w);
                 if (CENTRED) store(dbias + i, of_bias);
             }
-            if (o.keep_row) {
+            if (KEEP_SUMS && o.keep_row) {
                 store(kept_g + i, g);
                 store(kept_n + i, n);
             }
@@ -138,7 +140,7 @@ __device__ __forceinline__ void backward_rows(const Backward& o, const typename 
         if (CENTRED) sum = block_sum(sum, scratch) / (float)o.d;
         each_of_row<N>(o.d, [&](u32 i) {
             Pack<N> g, n;
-            if (o.keep_row) {
+            if (KEEP_SUMS && o.keep_row) {
                 g = load<N>(kept_g + i);
                 n = load<N>(kept_n + i);
             } else {
@@ -157,13 +159,17 @@ __device__ __forceinline__ void backward_rows(const Backward& o, const typename 
     }
 }
 
-template <class W, bool CENTRED> __device__ __forceinline__ void backward(const Backward& o, const typename W::Element* w, u32 vector) {
+template <class W, bool CENTRED> __device__ __forceinline__ void backward(const Backward& o, const typename W::Element* w, u32 vector, u32 keep) {
     extern __shared__ __align__(16) float shared[];
     __shared__ float scratch[WARP];
-    if (vector) {
-        backward_rows<W, CENTRED, 4>(o, w, shared, scratch);
+    if (vector && keep) {
+        backward_rows<W, CENTRED, 4, true>(o, w, shared, scratch);
+    } else if (vector) {
+        backward_rows<W, CENTRED, 4, false>(o, w, shared, scratch);
+    } else if (keep) {
+        backward_rows<W, CENTRED, 1, true>(o, w, shared, scratch);
     } else {
-        backward_rows<W, CENTRED, 1>(o, w, shared, scratch);
+        backward_rows<W, CENTRED, 1, false>(o, w, shared, scratch);
     }
 }
 
@@ -193,13 +199,13 @@ template <class W, bool CENTRED> __device__ __forceinline__ void backward(const 
     extern "C" __global__ __launch_bounds__(256) void rms_norm_backward_##NAME(                                                                      \
         const float* __restrict__ dy, const float* __restrict__ x, const W::Element* __restrict__ w, const float* __restrict__ rstd,                 \
         float* __restrict__ dx, float* __restrict__ dw_parts, u32 rows, u32 d, u32 rows_per_block, u32 vector, u32 add, u32 keep) {                  \
-        backward<W, false>({dy, x, nullptr, rstd, dx, dw_parts, nullptr, rows, d, rows_per_block, add != 0, keep > 1, keep > 0}, w, vector);         \
+        backward<W, false>({dy, x, nullptr, rstd, dx, dw_parts, nullptr, rows, d, rows_per_block, add != 0, keep > 1}, w, vector, keep);         \
     }                                                                                                                                                \
-    extern "C" __global__ __launch_bounds__(256) void layer_norm_backward_##NAME(                                                                    \
+    extern "C" __global__ __launch_bounds__(256, 6) void layer_norm_backward_##NAME(                                                                 \
         const float* __restrict__ dy, const float* __restrict__ x, const W::Element* __restrict__ w, const float* __restrict__ mean,                 \
         const float* __restrict__ rstd, float* __restrict__ dx, float* __restrict__ dw_parts, float* __restrict__ dbias_parts, u32 rows, u32 d,      \
         u32 rows_per_block, u32 vector, u32 add, u32 keep) {                                                                                         \
-        backward<W, true>({dy, x, mean, rstd, dx, dw_parts, dbias_parts, rows, d, rows_per_block, add != 0, keep > 1, keep > 0}, w, vector);         \
+        backward<W, true>({dy, x, mean, rstd, dx, dw_parts, dbias_parts, rows, d, rows_per_block, add != 0, keep > 1}, w, vector, keep);         \
     }
 NORM(f32, F32)
 NORM(bf16, Bf16)

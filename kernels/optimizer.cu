@@ -6,6 +6,13 @@ __device__ __forceinline__ u16 high_of(float w) { return (u16)((__float_as_uint(
 __device__ __forceinline__ u16 low_of(float w) { return (u16)__float_as_uint(w); }
 __device__ __forceinline__ float joined(u32 high, u32 low) { return __uint_as_float((high - (low >> 15)) << 16 | low); }
 
+// Moments in bf16: rounded by the instruction, which makes one NaN of all, as arithmetic does.
+struct Bf16Moment {
+    typedef u16 Element;
+    static __device__ __forceinline__ float get(u16 x) { return Bf16::get(x); }
+    static __device__ __forceinline__ u16 put(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+};
+
 // 16 bits as they are, in the low half of a float's bits.
 struct Bits {
     typedef u16 Element;
@@ -94,4 +101,4 @@ __device__ __forceinline__ void update_pack(const float* grad, typename M::Eleme
         });                                                                                                                                         \
     }
 ADAMW(f32, F32)
-ADAMW(bf16, Bf16)
+ADAMW(bf16, Bf16Moment)

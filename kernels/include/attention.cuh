@@ -158,10 +158,15 @@ template <int N> __device__ __forceinline__ void cap_scores(float (&s)[N][4], fl
         for (int j = 0; j < 4; j++) s[i][j] = tanh_near(s[i][j] * inner);
 }
 
+// The widest head of the next narrower kernels, on tensor cores and in f32: one of D has more columns, which need no question.
+template <int D> constexpr int NARROWER_MMA = D == 128 ? 96 : D == 96 ? 80 : D == 80 ? 64 : D == 64 ? 32 : 0;
+template <int D> constexpr int NARROWER_F32 = D == 256 ? 128 : D == 128 ? 64 : 0;
+
 // A warp's 16 rows of D columns, times a factor for each of a thread's two rows, to f32 rows of `head_dim` <= D elements.
 // `at(h)` gives the address of the thread's row h, or null to skip it. Pairs are written at once where every row allows it.
 template <int D, class At>
 __device__ __forceinline__ void store_rows(const float (&c)[D / 8][4], float factor_0, float factor_1, int head_dim, bool pairs, At at) {
+    const int left = head_dim - c_column(0); // columns of the head from the thread's first one on
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float* __restrict__ row = at(h);
@@ -170,12 +175,13 @@ __device__ __forceinline__ void store_rows(const float (&c)[D / 8][4], float fac
 #pragma unroll
         for (int i = 0; i < D / 8; i++) {
             const int column = i * 8 + c_column(0);
+            const bool inside = i * 8 + 7 <= NARROWER_MMA<D>;
             const float x = c[i][2 * h] * factor, y = c[i][2 * h + 1] * factor;
             if (pairs) {
-                if (column < head_dim) *reinterpret_cast<float2*>(row + column) = make_float2(x, y);
+                if (inside || i * 8 < left) *reinterpret_cast<float2*>(row + column) = make_float2(x, y);
             } else {
-                if (column < head_dim) row[column] = x;
-                if (column + 1 < head_dim) row[column + 1] = y;
+                if (inside || i * 8 < left) row[column] = x;
+                if (inside || i * 8 + 1 < left) row[column + 1] = y;
             }
         }
     }

@@ -41,47 +41,45 @@ template <class Q> __device__ __forceinline__ Pack<4> values_of(const u16* block
     return pack;
 }
 
-// The words of two lanes' bytes; the even lane has them.
-__device__ __forceinline__ u32 paired(u32 byte) { return byte | __shfl_down_sync(ALL_LANES, byte, 1) << 8; }
-
-// A float as Rust's `as u8` and `as i8` make it whole: towards zero, at the ends where it lies beyond them, NaN as zero.
-__device__ __forceinline__ int whole_between(float x, float low, float high) {
-    return isnan(x) ? 0 : (int)fminf(fmaxf(x, low), high);
+// Writes a block: lane j has byte j behind the scales `d` and `m`, of which Q8_0 and Q4_0 have the first; lane i writes word i.
+template <class Q> __device__ __forceinline__ void store_block(u16* block, u32 byte, float d, float m) {
+    constexpr u32 SCALES = Q::WORDS == Q4_1::WORDS ? 2 : 1;
+    const u32 lane = threadIdx.x % WARP, from = (lane - SCALES) * 2;
+    u32 word = __shfl_sync(ALL_LANES, byte, from) | __shfl_sync(ALL_LANES, byte, from + 1) << 8;
+    if (lane < SCALES) word = f16_from_f32(lane == 0 ? d : m);
+    if (lane < Q::WORDS) block[lane] = (u16)word;
 }
 
+// A float as Rust's `as u8` and `as i8` make it whole: towards zero, at the ends where it lies beyond them, NaN as zero.
+__device__ __forceinline__ int whole_between(float x, int low, int high) { return max(low, min(high, __float2int_rz(x))); }
+
 // Writes the block whose element number `lane` is `x`. Called by whole warps. No multiplication is fused with an addition, or ties would
-// fall otherwise than in ggml. Scales are never NaN.
+// fall otherwise than in ggml. Scales are never NaN: of a NaN and a number `fmaxf` takes the number.
 template <class Q> __device__ __forceinline__ void block_from(u16* block, float x) {
-    const u32 lane = threadIdx.x % WARP;
     if constexpr (Q::WORDS == Q8_0::WORDS) {
-        const float d = __fdiv_rn(warp_max(isnan(x) ? 0.0f : fabsf(x)), 127.0f);
+        const float d = __fdiv_rn(warp_max(fmaxf(fabsf(x), 0.0f)), 127.0f);
         const float scaled = __fmul_rn(x, d == 0.0f ? 0.0f : __fdiv_rn(1.0f, d));
         // To the nearest, ties away from zero.
         const float whole = truncf(scaled), rest = scaled - whole;
         const float nearest = rest >= 0.5f ? whole + 1.0f : rest <= -0.5f ? whole - 1.0f : whole;
-        const u32 word = paired((u32)whole_between(nearest, -128.0f, 127.0f) & 0xff);
-        if (lane == 0) block[0] = f16_from_f32(d);
-        if (lane % 2 == 0) block[1 + lane / 2] = (u16)word;
+        store_block<Q>(block, (u32)whole_between(nearest, -128, 127) & 0xff, d, 0.0f);
     } else {
         float d, least = 0.0f, level;
         if constexpr (Q::WORDS == Q4_0::WORDS) {
             // The first of the elements of the largest magnitude, with its sign.
-            const float size = isnan(x) ? 0.0f : fabsf(x), largest = warp_max(size);
+            const float size = fmaxf(fabsf(x), 0.0f), largest = warp_max(size);
             const u32 those = __ballot_sync(ALL_LANES, size == largest), first = 31 - __clz(those & -those);
             const float extreme = __shfl_sync(ALL_LANES, largest == 0.0f ? 0.0f : x, first);
             d = __fdiv_rn(extreme, -8.0f);
             level = __fadd_rn(__fmul_rn(x, d == 0.0f ? 0.0f : __fdiv_rn(1.0f, d)), 8.5f);
         } else {
             // An infinity is beyond the largest number that the search starts from; NaN is neither least nor largest.
-            least = -warp_max(isnan(x) ? -3.402823466e38f : fmaxf(-x, -3.402823466e38f));
-            const float most = warp_max(isnan(x) ? -3.402823466e38f : fmaxf(x, -3.402823466e38f));
+            least = -warp_max(fmaxf(-x, -3.402823466e38f));
+            const float most = warp_max(fmaxf(x, -3.402823466e38f));
             d = __fdiv_rn(__fsub_rn(most, least), 15.0f);
             level = __fadd_rn(__fmul_rn(__fsub_rn(x, least), d == 0.0f ? 0.0f : __fdiv_rn(1.0f, d)), 0.5f);
         }
-        const u32 q = (u32)whole_between(level, 0.0f, 15.0f);
-        const u32 word = paired(q | __shfl_down_sync(ALL_LANES, q, 16) << 4);
-        if (lane == 0) block[0] = f16_from_f32(d);
-        if (Q::WORDS == Q4_1::WORDS && lane == 0) block[1] = f16_from_f32(least);
-        if (lane < 16 && lane % 2 == 0) block[Q::WORDS - 8 + lane / 2] = (u16)word;
+        const u32 q = (u32)whole_between(level, 0, 15);
+        store_block<Q>(block, q | __shfl_down_sync(ALL_LANES, q, 16) << 4, d, least);
     }
 }

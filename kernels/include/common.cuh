@@ -160,7 +160,7 @@ template <class T> __device__ __forceinline__ T block_sum(T v, T* scratch) {
     v = warp_sum(v);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     __syncthreads(); // an earlier reduction may still be reading
-    if (lane == 0) scratch[warp] = v;
+    if (lane == warp) scratch[lane] = v; // all lanes have it
     __syncthreads();
     return warp_sum(lane < blockDim.x / WARP ? scratch[lane] : (T)0);
 }
@@ -168,7 +168,7 @@ __device__ __forceinline__ float block_max(float v, float* scratch) {
     v = warp_max(v);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     __syncthreads();
-    if (lane == 0) scratch[warp] = v;
+    if (lane == warp) scratch[lane] = v; // all lanes have it
     __syncthreads();
     return warp_max(lane < blockDim.x / WARP ? scratch[lane] : -INFINITY_F32);
 }

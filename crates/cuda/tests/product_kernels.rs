@@ -175,6 +175,7 @@ fn cases(compute: Compute, layouts: &[Layout]) -> Vec<Case> {
                 [tile.0, tile.1, 129],
                 [tile.0 + 1, tile.1 + 1, 64],
                 [2 * tile.0 + 1, 8, 8],
+                [2 * tile.0 + 1, 9, 21],
             ];
             for (i, size) in sizes.into_iter().enumerate() {
                 let late = if compute == Compute::F32 { i % 2 } else { 0 };
@@ -188,7 +189,8 @@ fn cases(compute: Compute, layouts: &[Layout]) -> Vec<Case> {
                 cases.push(Case { compute, layout, tile, size, split_bits, late, activation, full, rounding });
             }
             // Parts of k, the last of them shorter, and one of nothing.
-            for (size, split_bits) in [([20, 24, 200], 1), ([20, 23, 130], 2), ([9, 8, 33], 2)] {
+            let several = [2 * tile.0 + 1, 11, 70];
+            for (size, split_bits) in [([20, 24, 200], 1), ([20, 23, 130], 2), ([9, 8, 33], 2), (several, 1)] {
                 let rounding = Rounding::Nearest;
                 let (late, activation, full) = (0, 0, false);
                 cases.push(Case { compute, layout, tile, size, split_bits, late, activation, full, rounding });

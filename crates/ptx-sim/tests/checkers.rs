@@ -236,6 +236,13 @@ fn copies_are_checked_like_loads() {
         FindingKind::Uninitialised,
         "cp.async",
     );
+    found(
+        "cp.async.cg.shared.global [buffer], [%d1], 16, 17;\ncp.async.wait_all;",
+        1,
+        1,
+        FindingKind::Malformed,
+        "cp.async",
+    );
     // A copy of no bytes fills zeros and reads nothing.
     clean(
         "cp.async.cg.shared.global [buffer], [%d1+4096], 16, 0;\ncp.async.wait_all;\nld.shared.u32 %r4, [buffer];",

@@ -51,6 +51,8 @@ pub(crate) fn linear(
         (dtype, _) => return Err(Error::Unsupported { op, what: format!("weights of {dtype}") }),
     };
     let row = k / block::LEN;
+    // Kernels count the bytes of a row, and up to 15 before it.
+    size(op, dtype.bytes(k).saturating_add(15))?;
     let (q, scales) = (device.scratch(op, tokens * k)?, device.scratch(op, tokens * row * 8)?);
     let rounded = QuantiseRows {
         x,

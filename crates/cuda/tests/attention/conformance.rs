@@ -260,7 +260,9 @@ fn behind_a_cache_128() {
 fn check_wide_and_odd(compute: DType) {
     let specs = [(2, 1, 200, 40), (1, 1, 256, 35), (2, 2, 129, 20), (4, 1, 7, 33), (2, 1, 67, 40), (1, 1, 90, 66)];
     let spec = |(heads, kv_heads, h, t)| AttnSpec { compute, ..AttnSpec::packed(heads, kv_heads, h, vec![0, t]) };
-    check_each(specs.map(spec).into_iter().flat_map(both_ways));
+    // Scores beyond their cap.
+    let capped = AttnSpec { softcap: Some(1.5), scale: 1.0, ..spec((1, 1, 150, 40)) };
+    check_each(specs.map(spec).into_iter().chain([capped]).flat_map(both_ways));
 }
 
 #[test]

@@ -147,11 +147,72 @@ fn check_kernel(bf16: bool, lanes: usize, block_heads: usize) {
     }
 }
 
+/// The product of a query and a key as the lanes make it: each has eight elements, and they are added in a butterfly.
+fn dot(bf16: bool, lanes: usize, q: &[f32], k: &[f32]) -> f32 {
+    let element = |l: usize, i: usize| if bf16 { l * 8 + i } else { (i / 4 * lanes + l) * 4 + i % 4 };
+    let own = |l| (0..8).map(|i| element(l, i)).fold(0.0f32, |dot, c| q[c].mul_add(k[c], dot));
+    let mut dots: Vec<f32> = (0..lanes).map(own).collect();
+    let mut offset = lanes / 2;
+    while 0 < offset {
+        dots = (0..lanes).map(|l| dots[l] + dots[l ^ offset]).collect();
+        offset /= 2;
+    }
+    dots[0]
+}
+
+/// tanh below 0.6, as NVIDIA's compiler makes it.
+fn tanh(x: f32) -> f32 {
+    let square = x * x;
+    let terms = [0xbd56_3cae, 0x3e08_5941, 0xbeaa_a9ed, 0].map(f32::from_bits);
+    terms.into_iter().fold(f32::from_bits(0x3c80_f082), |sum, term| sum.mul_add(square, term)).mul_add(x, x)
+}
+
+/// One key of which all others are so far that they weigh nothing: its value and its score come back to the last bit, from every place that a
+/// block has for keys and whichever of a lane's elements count.
+fn check_one_key(bf16: bool, lanes: usize, block_heads: usize, softcap: Option<f32>) {
+    const FAR: f32 = -1000.0;
+    let (h, places, at_once) = (8 * lanes, 128 / lanes, if block_heads == 1 { 4 } else { 2 });
+    let (kv_heads, keys) = (32, places * at_once);
+    let spec = AttnSpec { scale: 1.0, softcap, ..AttnSpec::cached(block_heads * kv_heads, kv_heads, h, 1, keys - 1) };
+    let mut problem = Problem::new(spec);
+    let near = |kv: usize| kv % at_once * places + kv * 7 % places;
+    for (row, k) in problem.k.chunks_mut(h).enumerate() {
+        if row / kv_heads != near(row % kv_heads) {
+            k.fill(FAR);
+        }
+    }
+    for (head, q) in problem.q.chunks_mut(h).enumerate() {
+        let (kv, g) = (head / block_heads, head % block_heads);
+        // One element, each in turn, or all of them.
+        let one = (kv / at_once + g) % 8 + 8 * ((kv * 3 + g) % lanes);
+        let all = (kv / 8 + g).is_multiple_of(2);
+        for (c, q) in q.iter_mut().enumerate() {
+            *q = match all {
+                true => q.abs() + 0.5,
+                false => f32::from(u8::from(c == one)),
+            };
+        }
+    }
+    let (got, _) = decode(&problem, Cache { bf16, page_shift: None }, keys);
+    for head in 0..block_heads * kv_heads {
+        let kv = head / block_heads;
+        let row = |x: &[f32]| x[(near(kv) * kv_heads + kv) * h..][..h].to_vec();
+        let (q, k, v) = (&problem.q[head * h..][..h], row(&problem.k), row(&problem.v));
+        assert_eq!(got.y[head * h..][..h], v, "head {head}");
+        let dot = dot(bf16, lanes, q, &k);
+        let score = softcap.map_or(dot, |cap| cap * tanh(dot * (1.0 / cap)));
+        assert_eq!(got.lse[head], score, "head {head}");
+    }
+}
+
 macro_rules! kernels {
     ($($test:ident: $bf16:literal $lanes:literal $block_heads:literal;)+) => {
         $(#[test]
         fn $test() {
             check_kernel($bf16, $lanes, $block_heads);
+            for softcap in [None, Some(4096.0)] {
+                check_one_key($bf16, $lanes, $block_heads, softcap);
+            }
         })+
     };
 }

@@ -2,6 +2,7 @@
 //! for shared memory, blocks, bits, ties, inexact instructions, and LayerNorm and sums for calibration, which its table has not.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod bits; // results that are right to the last bit
+mod blocks; // of 8 and 4 bits
 #[path = "../common/mod.rs"]
 mod common;
 mod layer_norm;
@@ -10,11 +11,13 @@ mod losses; // ties, and how inexact instructions round
 mod numbers;
 #[path = "../common/odd.rs"]
 mod odd;
+mod order; // sums in the order that they have
 mod patterns; // every pattern of bits
 #[path = "../common/sim.rs"]
 mod sim;
 mod statistics;
 mod table; // more of conformance
+mod updates; // weights in halves, AdamW
 
 pub(crate) use numbers::numbers;
 use paring_tensor::Shape;

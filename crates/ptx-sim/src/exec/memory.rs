@@ -332,6 +332,9 @@ impl Machine<'_> {
         let mut read = 0;
         for l in lanes(m) {
             let taken = (sizes[l] as usize).min(bytes);
+            if (sizes[l] as usize) > bytes {
+                self.find(FindingKind::Malformed, i, w, l, || format!("{} bytes of {bytes} are read", sizes[l]));
+            }
             let mut found = 0;
             if taken > 0 {
                 if from[l] & (bytes as u64 - 1) != 0 {
