@@ -5,7 +5,7 @@ use paring_model::Model;
 use paring_ops::{Accum, Backend, Error, Result};
 use paring_tensor::{DType, Shape, Tensor};
 
-/// The `o_proj` of every layer.
+/// The `o_proj` of every layer of a model.
 #[derive(Debug)]
 pub(crate) struct Contributions(Vec<Tensor>);
 

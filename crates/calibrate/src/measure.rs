@@ -7,6 +7,26 @@ use paring_model::{Batch, Model, Result};
 use paring_ops::{Backend, Error, HeadGrads};
 use paring_tensor::DType;
 
+/// The batch of one window. With `documents`, the tokens of each of its documents in order, these do not see one another.
+///
+/// # Errors
+/// [`Error::Observer`] when the documents' tokens do not add up to the window.
+pub(crate) fn batch_of(ids: &[u32], documents: Option<&[usize]>) -> Result<Batch> {
+    let whole = [ids.len()];
+    let documents = documents.unwrap_or(&whole);
+    if documents.iter().try_fold(0usize, |sum, &n| sum.checked_add(n)) != Some(ids.len()) {
+        let tokens = ids.len();
+        let message = format!("calibration: documents of {documents:?} tokens in a window of {tokens}");
+        return Err(Error::Observer { message }.into());
+    }
+    let mut rest = ids;
+    Ok(Batch::pack(documents.iter().map(|&n| {
+        let (document, after) = rest.split_at(n);
+        rest = after;
+        document
+    })))
+}
+
 /// Measures importance on windows of text.
 ///
 /// The window is the calibration sequence, also where its documents are masked from each other: with documents as sequences a piece of
@@ -37,19 +57,7 @@ impl<'m> Measure<'m> {
     /// Those of the model and of the observer, which name layer, site and channel; [`Error::Observer`] when the documents' tokens do not
     /// add up to the window.
     pub fn window(&mut self, ids: &[u32], documents: Option<&[usize]>) -> Result<()> {
-        let whole = [ids.len()];
-        let documents = documents.unwrap_or(&whole);
-        if documents.iter().try_fold(0usize, |sum, &n| sum.checked_add(n)) != Some(ids.len()) {
-            let tokens = ids.len();
-            let message = format!("calibration: documents of {documents:?} tokens in a window of {tokens}");
-            return Err(Error::Observer { message }.into());
-        }
-        let mut rest = ids;
-        let batch = Batch::pack(documents.iter().map(|&n| {
-            let (document, after) = rest.split_at(n);
-            rest = after;
-            document
-        }));
+        let batch = batch_of(ids, documents)?;
         self.importance.begin_in(&batch, vec![0, ids.len()]);
         let (b, model) = (self.backend, self.model);
         if !self.taylor {

@@ -27,6 +27,8 @@ pub struct Importance {
     block_in: Option<Tensor>,
     contributions: Option<Contributions>,
     taylor: Option<Taylor>,
+    /// The layer that the running model's first block is: not 0 where a model is shown block by block.
+    first: usize,
 }
 
 /// Statistics that could not be taken.
@@ -46,8 +48,13 @@ impl Importance {
     /// # Errors
     /// Those of [`ImportanceSet::new`].
     pub fn new(arch: &Arch) -> Result<Self> {
-        let set = ImportanceSet::new(geometry(arch), Extras::default()).map_err(|e| failed(&e))?;
-        Ok(Importance { set, bounds: Vec::new(), block_in: None, contributions: None, taylor: None })
+        Importance::with(arch, Extras::default())
+    }
+
+    /// Nothing seen yet; what `extras` need of the weights is to come.
+    pub(crate) fn with(arch: &Arch, extras: Extras) -> Result<Self> {
+        let set = ImportanceSet::new(geometry(arch), extras).map_err(|e| failed(&e))?;
+        Ok(Importance { set, bounds: Vec::new(), block_in: None, contributions: None, taylor: None, first: 0 })
     }
 
     /// Nothing seen yet of `model`, whose weights weight-aware scores and contributions are made with.
@@ -55,12 +62,17 @@ impl Importance {
     /// # Errors
     /// Those of [`ImportanceSet::new`] and of the backend.
     pub fn of(backend: &dyn Backend, model: &Model, extras: Extras) -> Result<Self> {
-        let arch = model.arch();
-        let mut set = ImportanceSet::new(geometry(arch), extras).map_err(|e| failed(&e))?;
-        set.set_down_norms(down_norms(backend, model)?).map_err(|e| failed(&e))?;
-        let contributions = extras.contribution.then(|| Contributions::new(model));
-        let taylor = extras.taylor.then(|| Taylor::new(arch));
-        Ok(Importance { set, bounds: Vec::new(), block_in: None, contributions, taylor })
+        let mut importance = Importance::with(model.arch(), extras)?;
+        importance.set.set_down_norms(down_norms(backend, model)?).map_err(|e| failed(&e))?;
+        importance.taylor = extras.taylor.then(|| Taylor::new(model.arch()));
+        importance.block(0, model);
+        Ok(importance)
+    }
+
+    /// The blocks of `model`, which runs next, are those from `first` on.
+    pub(crate) fn block(&mut self, first: usize, model: &Model) {
+        self.first = first;
+        self.contributions = self.set.extras().contribution.then(|| Contributions::new(model));
     }
 
     /// Announces the batch of the next forward; every sequence of it is a calibration sequence.
@@ -71,12 +83,22 @@ impl Importance {
     /// Announces the batch of the next forward, whose calibration sequences begin and end at `bounds`, `[0, .., T]`: a window of several
     /// documents that do not see one another is still one calibration sequence.
     pub fn begin_in(&mut self, batch: &Batch, bounds: Vec<usize>) {
-        self.bounds = bounds;
-        let lengths: Vec<usize> = sequences(&self.bounds).map(|rows| rows.len()).collect();
-        lengths.into_iter().for_each(|tokens| self.set.count_sequence(tokens));
+        self.count(bounds);
         if let Some(taylor) = &mut self.taylor {
             taylor.begin(batch, sequences(&self.bounds));
         }
+    }
+
+    /// Counts the sequences that begin and end at `bounds`, which are seen next.
+    pub(crate) fn count(&mut self, bounds: Vec<usize>) {
+        self.see(bounds);
+        let lengths: Vec<usize> = sequences(&self.bounds).map(|rows| rows.len()).collect();
+        lengths.into_iter().for_each(|tokens| self.set.count_sequence(tokens));
+    }
+
+    /// What is seen next are the sequences that begin and end at `bounds`, which were counted before.
+    pub(crate) fn see(&mut self, bounds: Vec<usize>) {
+        self.bounds = bounds;
     }
 
     /// Ends the batch after its backward. Without [`Extras::taylor`] there is nothing to do.
@@ -127,7 +149,7 @@ fn sequences(bounds: &[usize]) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// `||W_down[:, j]||_2` of every layer, `[F]`.
-fn down_norms(backend: &dyn Backend, model: &Model) -> Result<Vec<Vec<f64>>> {
+pub(crate) fn down_norms(backend: &dyn Backend, model: &Model) -> Result<Vec<Vec<f64>>> {
     let of = |spec: &paring_model::ParamSpec| {
         let mut squares = vec![0f64; spec.shape[1]];
         for row in backend.download(&model.weight(spec.id).tensor)?.chunks(spec.shape[1]) {
@@ -141,7 +163,7 @@ fn down_norms(backend: &dyn Backend, model: &Model) -> Result<Vec<Vec<f64>>> {
 impl Observer for Importance {
     fn activation(&mut self, backend: &dyn Backend, site: Site, x: &Tensor) -> Result<()> {
         let op = "calibration";
-        let layer = site.layer;
+        let layer = self.first + site.layer;
         match site.tap {
             Tap::AttnNorm => self.sums(backend, layer, Stat::AttnNorm, x),
             Tap::MlpNorm => self.sums(backend, layer, Stat::MlpNorm, x),
@@ -155,7 +177,7 @@ impl Observer for Importance {
                 self.head_norms(layer, &squares)?;
                 let Some(contributions) = &self.contributions else { return Ok(()) };
                 let LayerGeometry { heads, kv_heads, .. } = self.set.geometry().layers[layer];
-                let [of_heads, of_groups] = contributions.squares(backend, layer, [heads, kv_heads], x)?;
+                let [of_heads, of_groups] = contributions.squares(backend, site.layer, [heads, kv_heads], x)?;
                 self.norms(layer, Stat::HeadOutputs, heads, &of_heads)?;
                 self.norms(layer, Stat::GroupOutputs, kv_heads, &of_groups)
             }

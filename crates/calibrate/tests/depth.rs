@@ -116,6 +116,30 @@ fn shared_prefixes_give_what_models_without_the_layers_give() {
     }
 }
 
+/// Documents of a window are judged as texts of their own.
+#[test]
+fn documents_of_a_window_do_not_see_one_another() {
+    let values = random_values(&arch(LAYERS), 1);
+    let windows = windows();
+    let documents: Vec<Vec<&[u32]>> = windows.iter().map(|w| vec![&w[..w.len() / 3], &w[w.len() / 3..]]).collect();
+    let apart: Vec<&[u32]> = documents.iter().flatten().copied().collect();
+    let whole: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
+    let masked = LmLoss::of_documents(documents);
+    assert_eq!(masked.units(), windows.len());
+    for (name, backend) in backends() {
+        let model = model(&*backend, &arch(LAYERS), &values, DType::F32);
+        let nll = |loss: &LmLoss<'_>| -> Vec<f64> {
+            let scores = Depth::new(&*backend, &model, loss).removals(&[1..2, 0..3]).unwrap();
+            scores.baseline.into_iter().chain(scores.removed).map(|s| s[0]).collect()
+        };
+        let (got, want, seen) = (nll(&masked), nll(&LmLoss::new(&apart)), nll(&LmLoss::new(&whole)));
+        for ((got, want), seen) in got.iter().zip(&want).zip(&seen) {
+            assert!((got - want).abs() < 1e-5, "{name}: {got}, apart {want}");
+            assert!(1e-4 < (got - seen).abs(), "{name}: {got}, and {seen} with documents in sight of one another");
+        }
+    }
+}
+
 #[test]
 fn neither_the_memory_nor_the_threads_change_a_bit() {
     let values = random_values(&arch(LAYERS), 1);

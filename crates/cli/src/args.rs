@@ -160,10 +160,11 @@ pub(crate) enum Compensate {
     LeastSquares,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Basis {
     /// Keep channels of the residual stream as they are
+    #[default]
     Channels,
     /// Keep the principal directions of the residual stream on the calibration text; unties the head
     Rotated,

@@ -60,6 +60,10 @@ pub(crate) struct Measures {
     #[arg(long)]
     #[serde(skip_serializing_if = "no")]
     pub(crate) contribution: bool,
+    /// Hold one block of the model in memory at a time, and the residual streams of all windows: for models that do not fit; the same bytes
+    #[arg(long)]
+    #[serde(skip_serializing_if = "no")]
+    pub(crate) by_block: bool,
     /// Documents that share a window do not see one another
     #[arg(long)]
     #[serde(skip_serializing_if = "no")]

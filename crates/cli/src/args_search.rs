@@ -1,6 +1,6 @@
 //! Flags of `paring search`.
 use crate::{
-    args::{Common, Compensate, Data, Work},
+    args::{Basis, Common, Compensate, Data, Work},
     args_scores::ScoreFlags,
 };
 use clap::{Args, ValueEnum};
@@ -105,6 +105,10 @@ pub(crate) struct Searching {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) compensate: Option<Compensate>,
+    /// In which basis the residual stream is cut [default: channels]; a rotated one unties the head, which candidates of another width pay for
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) basis: Option<Basis>,
     /// Layers in the order in which they go, as 12,3,...; those that are not listed follow by block influence
     #[arg(long, value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]

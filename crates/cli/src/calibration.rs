@@ -1,8 +1,10 @@
 //! The calibration pass: importance.
 use crate::{error::Result, progress::Progress, session::Session, signals::Stop};
-use paring_calibrate::Measure;
+use paring_calibrate::{ByBlock, Measure};
 use paring_importance::{Extras, ImportanceSet};
 use paring_model::Model;
+use paring_surgery::{Weights, block, embedding};
+use paring_tensor::DType;
 
 /// A model on a text, as calibration sees it.
 pub(crate) struct Calibration<'a> {
@@ -31,4 +33,33 @@ impl Calibration<'_> {
         progress.finish();
         Ok(measure.into_set())
     }
+}
+
+/// The same of a model that is never whole in memory: the same bits.
+pub(crate) fn by_block(
+    session: &Session,
+    teacher: &dyn Weights,
+    dtype: DType,
+    (windows, documents): (&[Vec<u32>], Option<&[Vec<usize>]>),
+    extras: Extras,
+    stop: &Stop,
+) -> Result<ImportanceSet> {
+    let backend = session.backend();
+    let (arch, longest) = (teacher.arch(), windows.iter().map(Vec::len).max().unwrap_or(1));
+    let mut pass = ByBlock::new(backend, arch, extras, &embedding(teacher, backend, dtype)?, windows, documents)?;
+    let total = (arch.layers.len() * windows.len()) as u64;
+    let mut progress = Progress::new("calibrate", "blocks of windows", total, 0);
+    for layer in 0..arch.layers.len() {
+        let model = block(teacher, layer, longest, backend, dtype)?;
+        model.keep_packed(backend)?;
+        let going = pass.block(&model, &mut |done| {
+            progress.set((layer * windows.len() + done) as u64, "");
+            !stop.asked()
+        })?;
+        if !going {
+            return Err(stop.failure("nothing was written"));
+        }
+    }
+    progress.finish();
+    Ok(pass.into_set()?)
 }

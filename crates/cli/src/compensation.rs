@@ -1,10 +1,11 @@
 //! `--compensate`, `--sequential`, `--ridge`, `--block-map`, `--basis`: what is done, without training, about what a cut breaks.
 use crate::{
-    args::{Basis as BasisFlag, Compensate, MergeHeads, MergeKv, Target as Flags},
+    args::{Compensate, MergeHeads, MergeKv, Target as Flags},
     error::{Failure, Result},
     progress::Progress,
     session::Session,
     signals::Stop,
+    target::rotated,
 };
 use paring_model::Arch;
 use paring_prune::{Anchor, Basis, Dims, KvGroups, Plan, Residual, Ridge, Scores, Target, check_loadable};
@@ -54,8 +55,7 @@ impl Compensation {
                         out";
             return Err(Failure::input(what));
         }
-        let rotated = flags.basis == Some(BasisFlag::Rotated);
-        Ok(Compensation { options: wanted.then_some(options), rotated })
+        Ok(Compensation { options: wanted.then_some(options), rotated: rotated(flags)? })
     }
 
     /// Whether it looks at text.
@@ -117,10 +117,10 @@ pub(crate) fn student(flags: &Flags, teacher: &Dims, target: &Target) -> Result<
 /// The plan that the flags describe: the best by score, heads and groups merged where that is asked for, and the residual stream by
 /// direction instead of by channel in a rotated basis.
 pub(crate) fn plan(flags: &Flags, teacher: &Dims, scores: Scores, target: &Target) -> Result<Plan> {
-    let scores = match flags.basis {
+    let scores = match rotated(flags)? {
         // Directions are sorted: the first are worth most.
-        Some(BasisFlag::Rotated) => Scores { hidden: (0..teacher.hidden).map(|i| -(i as f64)).collect(), ..scores },
-        _ => scores,
+        true => Scores { hidden: (0..teacher.hidden).map(|i| -(i as f64)).collect(), ..scores },
+        false => scores,
     };
     let (residual, kv_groups) = merging(flags);
     if (residual, kv_groups) == (Residual::None, KvGroups::Drop) {

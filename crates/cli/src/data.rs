@@ -26,9 +26,7 @@ impl Windows {
 
     /// At most `n` of the windows, evenly from first to last.
     pub(crate) fn spread(&self, n: usize) -> Windows {
-        let all = self.windows.len();
-        let n = n.min(all);
-        Windows { windows: (0..n).map(|i| self.windows[i * all / n].clone()).collect(), hash: self.hash.clone() }
+        Windows { windows: spread(&self.windows, n), hash: self.hash.clone() }
     }
 
     /// Tokens of the longest window.
@@ -40,6 +38,23 @@ impl Windows {
     pub(crate) fn tokens(&self) -> u64 {
         count(&self.windows)
     }
+}
+
+/// At most `n` of `all`, evenly from first to last.
+pub(crate) fn spread<T: Clone>(all: &[T], n: usize) -> Vec<T> {
+    let n = n.min(all.len());
+    (0..n).map(|i| all[i * all.len() / n].clone()).collect()
+}
+
+/// A window's documents, of so many tokens each.
+pub(crate) fn split<'a>(window: &'a [u32], documents: &[usize]) -> Vec<&'a [u32]> {
+    let mut rest = window;
+    let next = |&n: &usize| {
+        let (document, after) = rest.split_at(n.min(rest.len()));
+        rest = after;
+        document
+    };
+    documents.iter().map(next).collect()
 }
 
 /// Tokens of windows.
@@ -120,5 +135,11 @@ mod tests {
         assert_eq!(all.spread(10).windows, all.windows);
         assert_eq!(all.spread(99).windows, all.windows);
         assert_eq!(all.spread(1).windows, [[0]]);
+    }
+
+    #[test]
+    fn a_window_is_split_into_its_documents() {
+        assert_eq!(split(&[1, 2, 3, 4, 5], &[2, 3]), [&[1, 2][..], &[3, 4, 5]]);
+        assert_eq!(split(&[1, 2, 3], &[3]), [[1, 2, 3]]);
     }
 }

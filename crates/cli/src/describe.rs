@@ -37,19 +37,8 @@ pub(crate) fn describe_opened(opened: &Opened) -> Map<String, Value> {
 
 /// The architecture as `paring-prune` counts it.
 pub(crate) fn dims(arch: &Arch) -> Result<Dims> {
-    let layer = arch
-        .uniform_layer()
-        .ok_or_else(|| crate::error::Failure::input("layers of different widths cannot be pruned yet"))?;
-    Ok(Dims {
-        layers: arch.layers.len(),
-        hidden: arch.hidden,
-        ffn: layer.ffn,
-        heads: layer.heads,
-        kv_groups: layer.kv_heads,
-        head_dim: arch.head_dim,
-        vocab: arch.vocab,
-        tied: arch.tied,
-    })
+    paring_surgery::dims(arch)
+        .ok_or_else(|| crate::error::Failure::input("layers of different widths cannot be pruned yet"))
 }
 
 /// A count with thousands marked: 12 345 678.

@@ -37,6 +37,11 @@ pub(crate) fn weight_bytes(arch: &Arch, dtype: DType) -> u64 {
     params(arch).iter().map(|p| bytes(p) as u64).sum()
 }
 
+/// Bytes of a block of the teacher and of the student's, in f32.
+pub(crate) fn block_bytes(teacher: &Arch) -> u64 {
+    8 * (teacher.n_params_non_embedding() / teacher.layers.len().max(1)) as u64
+}
+
 /// Bytes of a trainer: weights, what bf16 weights lack of f32 masters, two moments, gradients, and what the tape keeps of `micro` windows.
 pub(crate) fn training_bytes(arch: &Arch, dtype: DType, context: usize, micro: usize) -> u64 {
     let n = arch.n_params() as u64;

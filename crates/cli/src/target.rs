@@ -1,6 +1,6 @@
 //! `--hidden`, `--ffn`, ..., `--drop-layers`, `--params`: what is asked of the student.
 use crate::{
-    args::Target as Flags,
+    args::{Basis, Target as Flags},
     args_search::ParamsKind,
     commands::search::{Choice, VERSION},
     error::{Failure, Result},
@@ -71,6 +71,15 @@ pub(crate) fn target(flags: &Flags, teacher: &Dims) -> Result<Target> {
         layers: given.layers.or(chosen.layers),
         ..given
     })
+}
+
+/// Whether the residual stream is cut in a rotated basis: as `--basis` says, or else as the search that is named chose.
+pub(crate) fn rotated(flags: &Flags) -> Result<bool> {
+    let basis = match (flags.basis, &flags.search) {
+        (None, Some(file)) => choice(file)?.basis,
+        (given, _) => given.unwrap_or_default(),
+    };
+    Ok(basis == Basis::Rotated)
 }
 
 /// What `paring search` chose. Flags that say more are refused: the choice is one of whole shapes.

@@ -26,31 +26,37 @@ pub trait Criterion {
     fn better(&self, a: &[f64], b: &[f64]) -> bool;
 }
 
-/// The language-model loss: mean negative log-likelihood, in nats, of tokens 2..n of every window. One score; lower is better.
-#[derive(Clone, Copy, Debug)]
+/// The language-model loss: mean negative log-likelihood, in nats, of every token but the first of its sequence. One score; lower is better.
+#[derive(Clone, Debug)]
 pub struct LmLoss<'a> {
-    windows: &'a [&'a [u32]],
+    /// Sequences that do not see one another, unit by unit.
+    units: Vec<Vec<&'a [u32]>>,
 }
 
 impl<'a> LmLoss<'a> {
-    /// Of these windows.
-    pub fn new(windows: &'a [&'a [u32]]) -> Self {
-        LmLoss { windows }
+    /// Of these windows, each of them one text.
+    pub fn new(windows: &[&'a [u32]]) -> Self {
+        LmLoss { units: windows.iter().map(|w| vec![*w]).collect() }
+    }
+
+    /// Of windows whose documents do not see one another: `units` has the documents of each window.
+    pub fn of_documents(units: Vec<Vec<&'a [u32]>>) -> Self {
+        LmLoss { units }
     }
 
     /// Predicted tokens.
     pub fn predicted(&self) -> u64 {
-        self.windows.iter().map(|w| w.len().saturating_sub(1) as u64).sum()
+        self.units.iter().flatten().map(|s| s.len().saturating_sub(1) as u64).sum()
     }
 }
 
 impl Criterion for LmLoss<'_> {
     fn units(&self) -> usize {
-        self.windows.len()
+        self.units.len()
     }
 
     fn sequences(&self, unit: usize) -> Vec<&[u32]> {
-        self.windows.get(unit).map_or(Vec::new(), |w| vec![*w])
+        self.units.get(unit).cloned().unwrap_or_default()
     }
 
     fn measure(&self, backend: &dyn Backend, model: &Model, unit: usize, x: &Tensor) -> Result<Vec<f64>> {

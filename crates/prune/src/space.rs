@@ -34,6 +34,8 @@ pub struct Space {
     ffn: Vec<usize>,
     /// Heads, groups, and the hidden widths that load with so many heads.
     attention: Vec<(usize, usize, Vec<usize>)>,
+    /// Whether students of another hidden width have a head of their own.
+    rotated: bool,
 }
 
 impl Space {
@@ -64,7 +66,13 @@ impl Space {
             }
         }
         let layers = if m.layers { multiples(t.layers, 1) } else { vec![t.layers] };
-        Ok(Space { teacher: t, layers, ffn, attention })
+        Ok(Space { teacher: t, layers, ffn, attention, rotated: false })
+    }
+
+    /// The hidden axis is cut in a rotated basis: a head that is tied to the embedding is one no longer in students of another hidden width,
+    /// and they cost as much more. The others need no rotation.
+    pub fn rotated(self) -> Space {
+        Space { rotated: true, ..self }
     }
 
     /// What they are cut from.
@@ -77,8 +85,9 @@ impl Space {
         for &layers in &self.layers {
             for (heads, kv_groups, hidden) in &self.attention {
                 for &hidden in hidden {
+                    let tied = self.teacher.tied && !(self.rotated && hidden != self.teacher.hidden);
                     for &ffn in &self.ffn {
-                        f(Dims { layers, hidden, ffn, heads: *heads, kv_groups: *kv_groups, ..self.teacher });
+                        f(Dims { layers, hidden, ffn, heads: *heads, kv_groups: *kv_groups, tied, ..self.teacher });
                     }
                 }
             }

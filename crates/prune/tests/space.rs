@@ -27,6 +27,24 @@ fn thousands_of_candidates_all_of_which_load() {
 }
 
 #[test]
+fn a_rotated_basis_costs_a_tied_head_where_the_width_changes() {
+    let list = |space: Space| {
+        let mut all = Vec::new();
+        space.for_each(|d| all.push(d));
+        all
+    };
+    let space = Space::new(&SMOL, ALL, Widths::fine(128)).unwrap();
+    let (plain, rotated) = (list(space.clone()), list(space.rotated()));
+    assert_eq!(plain.len(), rotated.len());
+    for (p, r) in plain.iter().zip(&rotated) {
+        let head = if r.hidden == SMOL.hidden { 0 } else { SMOL.vocab * r.hidden };
+        assert_eq!((total(r) - total(p), r.tied), (head as f64, head == 0), "{r:?}");
+        assert_eq!(Dims { tied: true, ..*r }, *p);
+    }
+    assert!(rotated.iter().any(|r| !r.tied) && rotated.iter().any(|r| r.tied));
+}
+
+#[test]
 fn budgets_of_any_kind_are_kept() {
     let space = Space::new(&SMOL, ALL, Widths::fine(128)).unwrap();
     let show = |n: f64| n.to_string();

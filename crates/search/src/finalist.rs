@@ -45,7 +45,8 @@ impl Monitor for Asked<'_> {
 /// Cuts a student of these sizes from `teacher`, with the repairs of `nested`, and distils it on `windows`. `go_on` is asked after every step;
 /// `None` when it said no.
 ///
-/// The teacher that it learns from is the sorted one, which is the same function and in memory already.
+/// The teacher that it learns from is the sorted one, which is the same function and in memory already. `teacher` is what was sorted; of a rotated
+/// one the head is untied, and learns on its own, also in students whose width asks for no rotation.
 ///
 /// # Errors
 /// [`Error::NoWindows`], those of cutting, training and the model.

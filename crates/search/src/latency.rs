@@ -7,11 +7,12 @@
 //! the matrices of attention, those of the MLP, and attention itself over a fixed context; the head's is `h0 + h1 * V H`. The coefficients
 //! are fitted to timed runs of real layers, with relative errors, and none is negative. A decoded token reads all weights from memory, so
 //! enough layers run behind one another that they do not stay in a cache.
-use crate::{Error, Result, arch_of};
+use crate::{Error, Result};
 use paring_exec::{Ctx, KvCache};
 use paring_model::{Arch, Batch, Model, params};
 use paring_ops::{Backend, Error as OpsError};
 use paring_prune::Dims;
+use paring_surgery::arch_of;
 use paring_tensor::{DType, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;

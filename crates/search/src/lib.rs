@@ -22,4 +22,4 @@ pub use pareto::front;
 pub use ranking::Ranking;
 pub use repair::{Widths as RepairWidths, repair};
 pub use scorer::{Losses, Proxy};
-pub use sizes::{Sizes, arch_of, dims_of};
+pub use sizes::{Sizes, dims_of};

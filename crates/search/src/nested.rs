@@ -6,12 +6,12 @@
 //! second model. Two things are no views. The queries of a student with fewer heads in every group lie apart in the teacher; their matrices
 //! (and their counterparts in o_proj) are copied once for each number of heads per group. And a `down_proj` that least squares has repaired
 //! belongs to one number of neurons; those are kept per width ([`crate::repair`]).
-use crate::{Ranking, Result, arch_of};
+use crate::{Ranking, Result};
 use paring_exec::ParamId;
 use paring_model::{Arch, Axis, Model, ParamSpec, params};
 use paring_ops::{Backend, Error as OpsError};
 use paring_prune::Dims;
-use paring_surgery::Weights;
+use paring_surgery::{Weights, arch_of};
 use paring_tensor::{DType, Shape, Tensor};
 use std::collections::HashMap;
 
@@ -135,7 +135,8 @@ impl<'b> Nested<'b> {
     pub fn model(&mut self, student: &Dims) -> Result<Model> {
         let layers = self.ranking.layers(student.layers);
         let max_positions = self.positions.min(self.arch.max_positions);
-        let arch = Arch { max_positions, ..arch_of(&self.arch, student) };
+        // The head is the sorted teacher's: of a rotated one it is no embedding, also for students that need no rotation.
+        let arch = Arch { max_positions, tied: self.arch.tied, ..arch_of(&self.arch, student) };
         let per_layer = (params(&self.arch).len() - params(&Arch { layers: Vec::new(), ..self.arch.clone() }).len())
             / self.arch.layers.len().max(1);
         let mut tensors = Vec::new();

@@ -1,6 +1,6 @@
 //! What a candidate weighs: counted in the table of parameters, tensor by tensor, not by a formula.
 use crate::{Error, Result};
-use paring_model::{Arch, LayerArch, params};
+use paring_model::{Arch, params};
 use paring_prune::Dims;
 use paring_tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -39,28 +39,12 @@ impl Sizes {
     }
 }
 
-/// The architecture of a student of these sizes.
-pub fn arch_of(teacher: &Arch, student: &Dims) -> Arch {
-    let layer = LayerArch { heads: student.heads, kv_heads: student.kv_groups, ffn: student.ffn };
-    Arch { hidden: student.hidden, layers: vec![layer; student.layers], ..teacher.clone() }
-}
-
 /// The sizes of a model whose layers are all alike.
 ///
 /// # Errors
 /// [`Error::NotUniform`], or [`Error::Prune`] for sizes that no search takes.
 pub fn dims_of(arch: &Arch) -> Result<Dims> {
-    let layer = arch.uniform_layer().ok_or(Error::NotUniform)?;
-    let dims = Dims {
-        layers: arch.layers.len(),
-        hidden: arch.hidden,
-        ffn: layer.ffn,
-        heads: layer.heads,
-        kv_groups: layer.kv_heads,
-        head_dim: arch.head_dim,
-        vocab: arch.vocab,
-        tied: arch.tied,
-    };
+    let dims = paring_surgery::dims(arch).ok_or(Error::NotUniform)?;
     dims.check()?;
     Ok(dims)
 }

@@ -9,7 +9,7 @@ use paring_prune::{Anchor, Dims, Ridge, Scores, least_squares};
 use paring_reference::Reference;
 use paring_sampling::rng::Rng;
 use paring_search::{Losses, Nested, Proxy, Ranking, RepairWidths, dims_of, repair};
-use paring_surgery::{Cut, Memory, Weights, model};
+use paring_surgery::{Bench, Cut, Memory, Rotated, Text, Weighting, Weights, basis, keep_energy, model};
 use paring_tensor::DType;
 
 fn arch(tied: bool) -> Arch {
@@ -257,6 +257,48 @@ fn gain_by_hand(
     let rows: Vec<&[f32]> = stream.seen.chunks(gains.len()).collect();
     let square = |row: &&[f32]| kept.iter().map(|&c| f64::from(row[c] / gains[c]).powi(2)).sum::<f64>();
     (rows.iter().map(square).sum::<f64>() / (rows.len() * kept.len()) as f64).sqrt()
+}
+
+#[test]
+fn a_rotated_teacher_is_sorted_by_direction() {
+    let backend = Cpu::new(Some(2)).unwrap();
+    let (weights, all) = (teacher(true), windows());
+    let slices: Vec<&[u32]> = all.iter().map(Vec::as_slice).collect();
+    let text = Text::new(&slices, 2);
+    let bench = Bench { backend: &backend, dtype: DType::F32, threads: 2, text: &text };
+    let basis = basis(&weights, &bench, Weighting::Energy, &mut |_| Ok(())).unwrap();
+    let rotated = Rotated::new(&weights, &basis, &backend).unwrap();
+    let d = dims_of(rotated.arch()).unwrap();
+    let scores = Scores {
+        hidden: basis.values().to_vec(),
+        ffn: vec![(0..40).map(f64::from).collect(); 4],
+        heads: vec![vec![1.0; 6]; 4],
+        kv_groups: vec![vec![1.0; 3]; 4],
+        block_influence: vec![1.0; 4],
+    };
+    let ranking = Ranking::new(&d, scores, None).unwrap();
+    assert_eq!(ranking.hidden(), (0..24).collect::<Vec<_>>());
+    assert!(ranking.mass(&Dims { hidden: 12, ..d }).hidden > 0.5, "half of the directions, and the better half");
+    let mut nested = Nested::new(&rotated, ranking.clone(), &backend, DType::F32, 40).unwrap();
+    let widths = RepairWidths { ffn: Vec::new(), strength: 0.01, gram_bytes: 1 << 20, threads: 1 };
+    assert!(repair(&mut nested, &all, 2, &widths, &mut |_| true).unwrap());
+    // Of the teacher's width nothing is lost, whether its head counts as tied or not.
+    let whole = logits(&backend, &model(&weights, &backend, DType::F32).unwrap(), &all[0]);
+    for tied in [true, false] {
+        let view = nested.model(&Dims { tied, ..d }).unwrap();
+        assert!(!view.arch().tied);
+        let off = difference(&logits(&backend, &view, &all[0]), &whole);
+        assert!(off < 1e-4, "tied {tied}: {off}");
+    }
+    // Narrower, it is the cut of the rotated teacher whose norms keep their energy.
+    let narrow = Dims { hidden: 18, ..d };
+    let plan = ranking.plan(&narrow).unwrap();
+    let mut cut = Cut::new(&rotated, &plan);
+    keep_energy(&mut cut, &bench, &mut |_| Ok(())).unwrap();
+    let want = logits(&backend, &model(&cut, &backend, DType::F32).unwrap(), &all[0]);
+    let off = difference(&logits(&backend, &nested.model(&narrow).unwrap(), &all[0]), &want);
+    assert!(off < 1e-4, "{off}");
+    assert!(1e-2 < difference(&want, &whole), "the cut did nothing");
 }
 
 #[test]

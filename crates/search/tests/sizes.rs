@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 use paring_model::{Arch, Family, LayerArch, Rope};
 use paring_prune::{Dims, count_params, flops_per_token, kv_bytes, weight_bytes};
-use paring_search::{Sizes, arch_of, dims_of};
+use paring_search::{Sizes, dims_of};
+use paring_surgery::arch_of;
 use paring_tensor::DType;
 use proptest::prelude::*;
 

@@ -6,11 +6,11 @@ use paring_calibrate::Importance;
 use paring_cpu::Cpu;
 use paring_exec::Ctx;
 use paring_importance::ImportanceSet;
-use paring_model::{Arch, Batch, Model, Opened};
-use paring_prune::{Anchor, Dims, Plan, Ridge, Scores, Target};
+use paring_model::{Batch, Model, Opened};
+use paring_prune::{Anchor, KvGroups, Options as Choice, Plan, Residual, Ridge, Scores, Target};
 use paring_surgery::{
     Aim, Bench, Checkpoint, Cut, Fitted, Mode, Options, Readers, Rotated, Text, Weighting, Weights, basis, compensate,
-    keep_energy, model,
+    dims, keep_energy, model, sizes,
 };
 use paring_tensor::DType;
 use paring_text::{Tokenizer, pack};
@@ -35,20 +35,6 @@ struct Setting<'a> {
 enum Axis {
     Channels,
     Rotated(Weighting),
-}
-
-fn dims(arch: &Arch) -> Dims {
-    let l = arch.uniform_layer().unwrap();
-    Dims {
-        layers: arch.layers.len(),
-        hidden: arch.hidden,
-        ffn: l.ffn,
-        heads: l.heads,
-        kv_groups: l.kv_heads,
-        head_dim: arch.head_dim,
-        vocab: arch.vocab,
-        tied: arch.tied,
-    }
 }
 
 fn perplexity(cpu: &Cpu, model: &Model, windows: &[Vec<u32>]) -> f64 {
@@ -84,6 +70,15 @@ struct Method {
     axis: Axis,
     gains: bool,
     options: Option<Options>,
+    residual: Residual,
+    kv_groups: KvGroups,
+}
+
+impl Method {
+    /// Heads and groups go, nothing is merged.
+    const fn new(name: &'static str, axis: Axis, gains: bool, options: Option<Options>) -> Self {
+        Method { name, axis, gains, options, residual: Residual::None, kv_groups: KvGroups::Drop }
+    }
 }
 
 fn finish<W: Weights>(s: &Setting<'_>, cut: &mut Cut<'_, W>, m: &Method) -> (Model, Vec<Fitted>) {
@@ -100,7 +95,8 @@ fn run(s: &Setting<'_>, target: &Target, m: &Method) -> (Model, Vec<Fitted>) {
     let bench = Bench { backend: s.cpu, dtype: DType::F32, threads: s.cpu.threads(), text: &s.text };
     match m.axis {
         Axis::Channels => {
-            let plan = Plan::choose(&dims(&s.opened.arch), &s.scores, target).unwrap();
+            let choice = Choice { residual: m.residual, kv_groups: m.kv_groups, ..Choice::default() };
+            let plan = Plan::choose_with(&sizes(&s.opened.arch), &s.scores, target, &choice).unwrap();
             finish(s, &mut Cut::new(teacher, &plan), m)
         }
         Axis::Rotated(weighting) => {
@@ -108,7 +104,7 @@ fn run(s: &Setting<'_>, target: &Target, m: &Method) -> (Model, Vec<Fitted>) {
             let rotated = Rotated::new(teacher, &basis, s.cpu).unwrap();
             let hidden = (0..basis.size()).map(|i| -(i as f64)).collect();
             let scores = Scores { hidden, ..s.scores.clone() };
-            let plan = Plan::choose(&dims(rotated.arch()), &scores, target).unwrap();
+            let plan = Plan::choose(&dims(rotated.arch()).unwrap(), &scores, target).unwrap();
             finish(s, &mut Cut::new(rotated, &plan), m)
         }
     }
@@ -156,7 +152,7 @@ fn main() {
         Options { mode: Mode::Sequential, aim: Aim::Stream, readers: Readers::Slice, block_map: true, ridge: None };
     let once = Options { mode: Mode::Teacher, aim: Aim::Map, ..sequential };
     let fit = Options { readers: Readers::Fit, ..sequential };
-    let method = |name, axis, gains, options| Method { name, axis, gains, options };
+    let method = Method::new;
     let channels = Axis::Channels;
     let width = [
         method("slicing", channels, false, None),
@@ -180,6 +176,24 @@ fn main() {
         method("rotated, sequential, readers", energy, true, Some(fit)),
         method("rotated by readers, sequential, readers", readers, true, Some(fit)),
     ];
+    let merged = |name, residual, options| Method { residual, ..method(name, channels, false, options) };
+    let heads = [
+        &width[..],
+        &[
+            merged("residuals as in the paper", Residual::Paper, None),
+            merged("residuals as in LaCo", Residual::Laco, None),
+            merged("residuals, outputs summed", Residual::Sum, None),
+            merged("outputs summed, sequential, to the stream", Residual::Sum, Some(sequential)),
+        ],
+    ]
+    .concat();
+    let mean = |name, options| Method { kv_groups: KvGroups::Mean, ..method(name, channels, false, options) };
+    let groups = [
+        method("slicing", channels, false, None),
+        method("sequential, to the stream", channels, false, Some(sequential)),
+        mean("mean of neighbours", None),
+        mean("mean of neighbours, sequential, to the stream", Some(sequential)),
+    ];
     let depth = [
         method("slicing", channels, false, None),
         method("block map", channels, false, Some(once)),
@@ -190,9 +204,12 @@ fn main() {
     for ffn in [1024, 896, 768] {
         cuts.push((format!("FFN {ffn}"), Target { ffn: Some(ffn), ..Target::default() }, &width));
     }
-    for heads in [6, 3] {
-        cuts.push((format!("heads {heads}"), Target { heads: Some(heads), ..Target::default() }, &width));
+    for n in [6, 3] {
+        cuts.push((format!("heads {n}"), Target { heads: Some(n), ..Target::default() }, &heads));
     }
+    // The mean keeps all query heads, dropping keeps those of the groups that stay.
+    cuts.push(("groups 1".into(), Target { kv_groups: Some(1), ..Target::default() }, &groups));
+    cuts.push(("groups 2".into(), Target { kv_groups: Some(2), ..Target::default() }, &groups[..2]));
     for h in [540, 504, 450] {
         cuts.push((format!("hidden {h}"), Target { hidden: Some(h), ..Target::default() }, &hidden));
     }

@@ -67,8 +67,11 @@ impl Text {
     }
 }
 
-/// Block `layer` of `weights` as a model of one block, without embedding and head.
-pub(crate) fn block(
+/// Block `layer` of `weights` as a model of one block, without embedding and head; sequences of at most `longest` tokens will be run.
+///
+/// # Errors
+/// [`crate::Error::Missing`] for a block that is not there; those of the weights and of the backend.
+pub fn block(
     weights: &dyn Weights,
     layer: usize,
     longest: usize,
@@ -114,10 +117,18 @@ pub(crate) fn upload(backend: &dyn Backend, values: &[f32], dims: &[usize], dtyp
     Ok(backend.upload(values, dtype, Shape::new(dims).map_err(OpsError::in_op("surgery"))?)?)
 }
 
+/// The embedding of `weights` on the device, `[V, H]`.
+///
+/// # Errors
+/// Those of the weights and of the backend.
+pub fn embedding(weights: &dyn Weights, backend: &dyn Backend, dtype: DType) -> Result<Tensor> {
+    let spec = spec(weights.arch(), "model.embed_tokens.weight")?;
+    upload(backend, &weights.read(&spec)?, &spec.shape, spec.compute_dtype(dtype))
+}
+
 /// The residual stream into the first block, for every group.
 pub(crate) fn embed(weights: &dyn Weights, text: &Text, backend: &dyn Backend) -> Result<Vec<Tensor>> {
-    let table_spec = spec(weights.arch(), "model.embed_tokens.weight")?;
-    let table = upload(backend, &weights.read(&table_spec)?, &table_spec.shape, DType::F32)?;
+    let table = embedding(weights, backend, DType::F32)?;
     let one = |(batch, _): (&Batch, bool)| -> Result<Tensor> {
         let dims = [batch.n_tokens(), table.n_cols()];
         let mut x = backend.alloc(DType::F32, Shape::new(&dims).map_err(OpsError::in_op("embed"))?)?;

@@ -1,14 +1,8 @@
 //! A plan's slices: the student's parameters cut from the teacher's, tensor by tensor; heads that the plan combines are combined first.
-use crate::{Error, Result, Weights, heads::merge, weights::fits};
-use paring_model::{Arch, Axis, LayerArch, ParamSpec, params};
-use paring_prune::{LayerPlan, Plan};
+use crate::{Error, Result, Weights, heads::merge, student_arch, weights::fits};
+use paring_model::{Arch, Axis, ParamSpec, params};
+use paring_prune::Plan;
 use std::collections::HashMap;
-
-/// The student's architecture.
-pub fn student_arch(teacher: &Arch, plan: &Plan) -> Arch {
-    let layer = |l: &LayerPlan| LayerArch { heads: l.heads.len(), kv_heads: l.kv_groups.len(), ffn: l.ffn.len() };
-    Arch { hidden: plan.hidden().len(), layers: plan.layers().iter().map(layer).collect(), ..teacher.clone() }
-}
 
 /// The two crates name axes on their own: neither depends on the other.
 pub(crate) fn axis(a: Axis) -> paring_prune::Axis {

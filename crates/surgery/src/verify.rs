@@ -10,12 +10,12 @@
 //! | a runtime | [`paring_prune::runtimes`] of what was saved | no refusal |
 //!
 //! Functions are compared by their logits over windows of tokens: the worst token counts, by `|got - want| / |want|` over its vocabulary.
-use crate::{Checkpoint, Cut, Error, Masked, Order, Permuted, Result, Rotated, Weights, model};
+use crate::{Checkpoint, Cut, Error, Masked, Order, Permuted, Result, Rotated, Weights, model, sizes};
 use paring_checkpoint::{DirWriter, Overwrite};
 use paring_exec::Ctx;
 use paring_model::{Arch, Batch, ParamSpec, open, params, write_model};
 use paring_ops::Backend;
-use paring_prune::{Basis, Facts, LayerDims, LayerPlan, Plan, Sizes, Verdict, runtimes};
+use paring_prune::{Basis, Facts, LayerPlan, Plan, Verdict, runtimes};
 use paring_sampling::rng::Rng;
 use paring_tensor::{DType, round_to};
 use serde_json::Value;
@@ -231,13 +231,6 @@ fn flight(facts: &Facts<'_>) -> Vec<Check> {
         Check { name, outcome, measured: None, bound: None, what }
     };
     runtimes(facts).into_iter().map(check).collect()
-}
-
-/// Sizes of a model, as `paring-prune` says them.
-pub fn sizes(arch: &Arch) -> Sizes {
-    let layer = |l: &paring_model::LayerArch| LayerDims { ffn: l.ffn, heads: l.heads, kv_groups: l.kv_heads };
-    let Arch { hidden, head_dim, vocab, tied, .. } = *arch;
-    Sizes { hidden, head_dim, vocab, tied, layers: arch.layers.iter().map(layer).collect() }
 }
 
 /// Values as a bf16 file holds them.

@@ -8,10 +8,10 @@ use paring_cpu::Cpu;
 use paring_exec::{Ctx, Observer, Site, Tap};
 use paring_model::{Arch, Batch, params};
 use paring_ops::Backend;
-use paring_prune::{Anchor, Basis, Dims, LayerPlan, Moments, Plan, Ridge, fit_with};
+use paring_prune::{Anchor, Basis, LayerPlan, Moments, Plan, Ridge, fit_with};
 use paring_surgery::{
     Aim, Bench, Cut, Error, Memory, Mode, Options, Readers, Rotated, Text, Weighting, Weights, basis, compensate,
-    keep_energy, model,
+    keep_energy, model, sizes,
 };
 use paring_tensor::{DType, Tensor};
 
@@ -26,31 +26,17 @@ fn teacher(arch: &Arch, seed: u64) -> Memory {
     Memory::new(arch.clone(), |spec| Ok(values.iter().find(|(p, _)| p.name == spec.name).unwrap().1.clone())).unwrap()
 }
 
-fn dims(arch: &Arch) -> Dims {
-    let l = arch.uniform_layer().unwrap();
-    Dims {
-        layers: arch.layers.len(),
-        hidden: arch.hidden,
-        ffn: l.ffn,
-        heads: l.heads,
-        kv_groups: l.kv_heads,
-        head_dim: arch.head_dim,
-        vocab: arch.vocab,
-        tied: arch.tied,
-    }
-}
-
 /// Every `hidden`-th, `ffn`-th, ... is dropped; 0 keeps all.
 fn plan(arch: &Arch, hidden: usize, ffn: usize, heads: bool, layers: &[usize]) -> Plan {
     let keep = |n: usize, every: usize| (0..n).filter(|i| every == 0 || i % every != 1).collect::<Vec<_>>();
-    let all = Plan::everything(dims(arch)).unwrap();
+    let all = Plan::everything(sizes(arch)).unwrap();
     let layer = |&layer: &usize| {
         let of = &all.layers()[layer];
         // The first two of three heads of each group.
         let heads = of.heads.iter().copied().filter(|h| !heads || h % 3 != 2).collect();
         LayerPlan { ffn: keep(of.ffn.len(), ffn), heads, ..of.clone() }
     };
-    Plan::new(dims(arch), keep(arch.hidden, hidden), layers.iter().map(layer).collect()).unwrap()
+    Plan::new(sizes(arch), keep(arch.hidden, hidden), layers.iter().map(layer).collect()).unwrap()
 }
 
 fn windows(arch: &Arch, n: usize) -> Vec<Vec<u32>> {
@@ -82,7 +68,7 @@ fn where_nothing_is_cut_nothing_changes_bit_for_bit() {
         let windows = windows(&arch, 5);
         let text = text(&windows, 2);
         let bench = Bench { backend: &cpu, dtype: DType::F32, threads: 2, text: &text };
-        let plan = Plan::everything(dims(&arch)).unwrap();
+        let plan = Plan::everything(sizes(&arch)).unwrap();
         let want = bits(&outputs(&cpu, &teacher, &windows));
         for mode in [Mode::Teacher, Mode::Sequential] {
             for aim in [Aim::Map, Aim::Stream] {

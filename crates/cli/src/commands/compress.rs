@@ -27,7 +27,7 @@ use paring_eval::Agreement;
 use paring_importance::{Extras, ImportanceSet, ScoreOptions};
 use paring_model::{Arch, Model, params, write_model};
 use paring_prune::{Dims, Plan, Target, count_params};
-use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
+use paring_surgery::{Checkpoint, Cut, Rotated, Weights, arch_of, student_arch};
 use paring_tensor::{DType, Shape, round_to};
 use paring_train::{Resume, Trainer};
 use serde_json::{Map, Value, json};
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     let texts = Texts::new(args, &source)?;
     let longest = texts.training.longest();
     // The shape is known before the plan is: only which channels it will be is not.
-    let shape = shape_of(&how.teacher(&source.opened.arch), &student);
+    let shape = arch_of(&how.teacher(&source.opened.arch), &student);
     let settings = Settings::new(&args.training, &session, &shape, longest, texts.training.windows.len())?;
     let job = Job {
         args,
@@ -143,11 +143,6 @@ pub(crate) fn run(args: &Compress) -> Result<()> {
     }
     forecast.check(&session, &out, args.work.force)?;
     job.run(begin, out, &forecast, expected)
-}
-
-fn shape_of(teacher: &Arch, student: &Dims) -> Arch {
-    let layer = paring_model::LayerArch { heads: student.heads, kv_heads: student.kv_groups, ffn: student.ffn };
-    Arch { hidden: student.hidden, layers: vec![layer; student.layers], ..teacher.clone() }
 }
 
 impl Job<'_> {

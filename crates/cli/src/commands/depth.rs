@@ -2,7 +2,7 @@
 //! data (arXiv 2408.11796).
 use crate::{
     args_depth::{DepthFlags, DepthSweep},
-    data::Windows,
+    data::{Windows, split, spread},
     describe::table,
     error::{Failure, Result},
     progress::Progress,
@@ -32,6 +32,8 @@ pub(crate) struct DepthPlan {
     influence: Vec<usize>,
     greedy: Option<usize>,
     windows: Windows,
+    /// Tokens of every window's documents, where these do not see one another.
+    documents: Option<Vec<Vec<usize>>>,
     task: Option<(NamedTask, Vec<usize>)>,
     out: Option<PathBuf>,
 }
@@ -45,8 +47,14 @@ pub(crate) struct Measured {
 }
 
 impl DepthPlan {
-    /// What `flags` ask for; `None` when they ask for nothing.
-    pub(crate) fn new(flags: &DepthFlags, source: &Source, windows: &Windows) -> Result<Option<Self>> {
+    /// What `flags` ask for; `None` when they ask for nothing. `documents` has the tokens of every window's documents, which do not see one
+    /// another then.
+    pub(crate) fn new(
+        flags: &DepthFlags,
+        source: &Source,
+        windows: &Windows,
+        documents: Option<&[Vec<usize>]>,
+    ) -> Result<Option<Self>> {
         let asked = |sweep| flags.depth.contains(&sweep);
         if flags.depth.is_empty() && flags.depth_task.is_none() {
             let given = [
@@ -91,11 +99,13 @@ impl DepthPlan {
         let task =
             flags.depth_task.as_ref().map(|file| tasks::load(file, source, flags.depth_task_rows)).transpose()?;
         let influence = if asked(DepthSweep::Influence) { sizes.clone() } else { loss.clone() };
+        let most = flags.depth_windows.unwrap_or(WINDOWS);
         Ok(Some(DepthPlan {
             loss,
             influence,
             greedy,
-            windows: windows.spread(flags.depth_windows.unwrap_or(WINDOWS)),
+            windows: windows.spread(most),
+            documents: documents.map(|d| spread(d, most)),
             task: task.map(|task| (task, sizes)),
             out: flags.depth_out.clone(),
         }))
@@ -139,10 +149,13 @@ impl DepthPlan {
         let begin = Instant::now();
         let layers = model.arch().layers.len();
         let (loss_cost, task_cost) = self.costs(layers);
-        let slices = self.windows.slices();
-        let loss = LmLoss::new(&slices);
+        let windows = &self.windows.windows;
+        let loss = match &self.documents {
+            Some(documents) => LmLoss::of_documents(windows.iter().zip(documents).map(|(w, d)| split(w, d)).collect()),
+            None => LmLoss::new(&self.windows.slices()),
+        };
         let mut results = DepthResults::default();
-        let mut progress = Progress::new("depth", "layer runs", loss_cost.layer_runs * slices.len() as u64, 0);
+        let mut progress = Progress::new("depth", "layer runs", loss_cost.layer_runs * windows.len() as u64, 0);
         {
             let mut tell = |done| {
                 progress.set(done, "");

@@ -1,7 +1,7 @@
 //! `paring importance`: measure, and save what was measured.
 use crate::{
     args_importance::Importance,
-    calibration::Calibration,
+    calibration::{Calibration, by_block},
     commands::depth::DepthPlan,
     coverage::Shard,
     data::{windows, windows_of_documents},
@@ -10,7 +10,7 @@ use crate::{
     error::{Failure, Result},
     importance_file,
     origin::{Conditions, Origin},
-    preflight::{Forecast, inference_bytes, weight_bytes},
+    preflight::{Forecast, block_bytes, inference_bytes, weight_bytes},
     session::Session,
     signals::Stop,
     source::Source,
@@ -18,6 +18,7 @@ use crate::{
 };
 use paring_importance::{ExactSum, Extras};
 use paring_model::Arch;
+use paring_surgery::Checkpoint;
 use paring_tensor::DType;
 use serde_json::json;
 use std::time::Instant;
@@ -55,9 +56,22 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
         ..Forecast::default()
     };
     let tape = if extras.taylor { tape_bytes(arch, context) } else { 0 };
-    let weights = 2 * weight_bytes(arch, dtype);
+    let weights = match args.measure.by_block {
+        false => 2 * weight_bytes(arch, dtype),
+        // The embedding is gone before the first block, which is there in f32, in its type, and packed.
+        true => {
+            let embedding = 8 * (arch.vocab * arch.hidden) as u64;
+            4 * windows.tokens() * arch.hidden as u64 + embedding.max(2 * block_bytes(arch))
+        }
+    };
     forecast.memory(&[weights + inference_bytes(arch, context) + tape + 3 * file_bytes(arch)]);
-    let depth = DepthPlan::new(&args.depth, &source, &windows)?;
+    let depth = DepthPlan::new(&args.depth, &source, &windows, documents.as_deref())?;
+    if args.measure.by_block && (extras.taylor || depth.is_some()) {
+        let flag = if extras.taylor { "--taylor" } else { "--depth" };
+        return Err(Failure::input(format!(
+            "--by-block with {flag}, which needs the whole model; give one of the two"
+        )));
+    }
     if let Some(depth) = &depth {
         forecast.flops += depth.flops(arch);
         forecast.peak_memory += depth.bytes();
@@ -69,12 +83,17 @@ pub(crate) fn run(args: &Importance) -> Result<()> {
     forecast.check(&session, out, args.work.force)?;
     let stop = Stop::listen()?;
     create_parent(out)?;
-    let model = source.load(session.backend(), dtype)?;
-    // The weights once more in memory, for products that need not arrange them anew for every window.
-    model.keep_packed(session.backend())?;
-    let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
-    let set = calibration.run(extras, documents.as_deref())?;
-    let depth = depth.map(|depth| depth.run(&session, &model, &stop)).transpose()?;
+    let (set, depth) = if args.measure.by_block {
+        let text = (&windows.windows[..], documents.as_deref());
+        (by_block(&session, &Checkpoint(&source.opened), dtype, text, extras, &stop)?, None)
+    } else {
+        let model = source.load(session.backend(), dtype)?;
+        // The weights once more in memory, for products that need not arrange them anew for every window.
+        model.keep_packed(session.backend())?;
+        let calibration = Calibration { session: &session, model: &model, windows: &windows.windows, stop: &stop };
+        let set = calibration.run(extras, documents.as_deref())?;
+        (set, depth.map(|depth| depth.run(&session, &model, &stop)).transpose()?)
+    };
     let swept = depth.as_ref().map_or(Vec::new(), |d| d.results.to_arrays());
     let settings = Conditions::new(context, "first", mask, dtype, extras);
     let origin = Origin::new(source.hash()?, windows.hash.clone(), settings, shard, all);

@@ -1,6 +1,6 @@
 //! `paring prune`: cut a model down to what an importance file says matters.
 use crate::{
-    args::{Basis, Compensate, Prune},
+    args::{Compensate, Prune},
     compensation::{self, Bed, Compensation, fits_json},
     data::windows,
     describe::{count, dims, table},
@@ -8,24 +8,19 @@ use crate::{
     embedded::Part,
     error::{Failure, Result},
     importance_file,
-    preflight::{Forecast, inference_bytes, weight_bytes},
+    preflight::{Forecast, block_bytes, inference_bytes, weight_bytes},
     rounds::Rounds,
     session::Session,
     signals::Stop,
     source::Source,
-    target::{check_search, target},
+    target::{check_search, rotated, target},
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
-use paring_model::{Arch, write_model};
+use paring_model::write_model;
 use paring_surgery::{Checkpoint, Cut, Rotated, Weights, student_arch};
 use paring_tensor::DType;
 use serde_json::{Value, json};
-
-/// Bytes of a block of the teacher and of the student's, in f32.
-fn block_bytes(teacher: &Arch) -> u64 {
-    8 * (teacher.n_params_non_embedding() / teacher.layers.len().max(1)) as u64
-}
 
 /// Calibration windows of least squares unless `--windows` says otherwise.
 const WINDOWS: usize = 64;
@@ -38,7 +33,7 @@ fn rounds(args: &Prune) -> Result<usize> {
         (args.drop.drop_by.is_some(), "--drop-by", "every round chooses its layers by block influence"),
         (target.merge_heads.is_some(), "--merge-heads", "what is merged could not be measured as what it was"),
         (target.merge_kv.is_some(), "--merge-kv", "what is merged could not be measured as what it was"),
-        (target.basis == Some(Basis::Rotated), "--basis rotated", "directions are sorted once"),
+        (rotated(target)?, "--basis rotated", "directions are sorted once"),
     ];
     match both.into_iter().find(|(given, ..)| *given && rounds != 1) {
         _ if rounds == 0 => Err(Failure::input("--rounds 0: expected at least 1")),

@@ -38,6 +38,23 @@ fn with_pipe(lab: &Lab, name: &str, file: &str) {
     });
 }
 
+#[test]
+fn activations_that_overflow_are_named() {
+    let lab = Lab::new();
+    let huge = |layer: usize| format!("model.layers.{layer}.mlp.up_proj.weight");
+    // Every weight is a number, and what it multiplies is none any more.
+    tiny::write_scaled(&lab.path("huge"), &tiny::config(), &tiny::tokenizer(tiny::VOCAB), 7, |spec| {
+        if spec.name == huge(2) { 1e38 } else { 6.0 }
+    });
+    let ran = lab.run("importance --model huge --text text.txt --context 64 --windows 2 --out new");
+    ran.check_refusal(
+        "importance",
+        1,
+        &["calibration: layer 2", "is infinite or not a number", "check the checkpoint"],
+    );
+    assert!(!lab.path("new").exists());
+}
+
 /// A GGUF: version, counts and what follows.
 fn gguf(version: u32, tensors: u64, keys: u64, rest: &[u8]) -> Vec<u8> {
     let mut bytes = b"GGUF".to_vec();

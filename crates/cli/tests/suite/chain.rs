@@ -28,6 +28,23 @@ fn token_lines(lab: &Lab, n: usize) -> String {
 }
 
 #[test]
+fn too_few_tokens_for_least_squares_are_said() {
+    let lab = Lab::new();
+    lab.done("importance --model model --text text.txt --context 64 --windows 8 --out importance");
+    let prune =
+        "prune --model model --importance importance --ffn 24 --compensate least-squares --text text.txt --context 64";
+    let few = lab.done(&format!("{prune} --windows 1 --out few")).stderr;
+    assert!(
+        few.contains(
+            "note: 64 calibration tokens are few for least squares over 24 inputs; expect little of it below 192"
+        ),
+        "{few}"
+    );
+    let enough = lab.done(&format!("{prune} --windows 4 --out enough")).stderr;
+    assert!(!enough.contains("are few"), "{enough}");
+}
+
+#[test]
 fn from_importance_to_a_student_that_speaks() {
     let lab = Lab::new();
     let json = lab.json(IMPORTANCE);

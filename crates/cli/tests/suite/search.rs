@@ -97,6 +97,39 @@ fn the_result_depends_on_no_threads_and_on_no_interruption() {
 }
 
 #[test]
+fn a_rotated_basis_is_paid_for_and_taken_over() {
+    let lab = Lab::new();
+    let run = "--axes hidden,layers --rungs 6x128 --finalists 1 --distill-tokens 512 --params 0.95 --params-kind total";
+    let json = lab.json(&format!("{SEARCH} {run} --tolerance 0.5 --basis rotated --out rotated.json"));
+    let vocab = crate::tiny::VOCAB as u64;
+    let total = |c: &Value| c["sizes"]["params"].as_u64().unwrap();
+    let heads = |c: &Value| total(c) - c["sizes"]["params_non_embedding"].as_u64().unwrap();
+    let teacher = &json["teacher"];
+    assert_eq!((teacher["basis"].as_str(), heads(teacher)), (Some("channels"), vocab * 24));
+    let candidates = json["candidates"].as_array().unwrap();
+    for c in candidates {
+        let (hidden, whole) = (c["hidden"].as_u64().unwrap(), c["hidden"] == teacher["hidden"]);
+        let want = if whole { ("channels", vocab * 24) } else { ("rotated", 2 * vocab * hidden) };
+        assert_eq!((c["basis"].as_str().unwrap(), heads(c)), want, "{c}");
+        assert!(total(c) as f64 <= 0.95 * total(teacher) as f64, "{c}");
+    }
+    assert!(candidates.iter().any(|c| c["basis"] == "rotated"), "{candidates:?}");
+
+    // Only the width may change: what is chosen is rotated, and prune does it without being told.
+    let only = run.replace("hidden,layers", "hidden");
+    let json = lab.json(&format!("{SEARCH} {only} --tolerance 0.9 --basis rotated --out hidden.json"));
+    assert_eq!(json["chosen"]["basis"], "rotated");
+    lab.done("importance --model model --text text.txt --context 64 --windows 8 --out importance");
+    let prune = "prune --model model --importance importance --search hidden.json";
+    lab.refused(&format!("{prune} --out new"), &["no text; give --text FILE"]);
+    lab.done(&format!("{prune} --text text.txt --context 64 --windows 8 --out turned"));
+    let (turned, student) = (lab.json("inspect --model turned"), &json["student"]);
+    assert_eq!((&turned["params"], &turned["tied"]), (&student["sizes"]["params"], &false.into()));
+    lab.done(&format!("{prune} --basis channels --out plain"));
+    assert_eq!(lab.json("inspect --model plain")["tied"], true);
+}
+
+#[test]
 fn memory_latency_and_speed_are_budgets_too() {
     let lab = Lab::new();
     let quick = "--rungs 6x128 --finalists 0 --compensate none";

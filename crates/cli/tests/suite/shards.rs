@@ -42,6 +42,24 @@ fn merged_shards_are_the_bytes_of_one_run() {
 }
 
 #[test]
+fn block_by_block_gives_the_same_bytes() {
+    let lab = Lab::new();
+    for (n, extras) in
+        ["", "--contribution --mask-documents --threads 2", "--dtype bf16 --shard 2/3"].iter().enumerate()
+    {
+        lab.done(&format!("{RUN} {extras} --out whole{n}"));
+        lab.done(&format!("{RUN} {extras} --by-block --out blocks{n}"));
+        assert!(bytes(&lab, &format!("blocks{n}")) == bytes(&lab, &format!("whole{n}")), "{extras}");
+    }
+    let memory =
+        |flags: &str| lab.json(&format!("{RUN} {flags} --out new --dry-run"))["peak_memory_bytes"].as_u64().unwrap();
+    assert!(memory("--by-block") < memory(""));
+    for flag in ["--taylor", "--depth lm-loss"] {
+        lab.refused(&format!("{RUN} --by-block {flag} --out new"), &["--by-block with", "needs the whole model"]);
+    }
+}
+
+#[test]
 fn a_file_says_what_it_is_of() {
     let lab = Lab::new();
     lab.done(&format!("{RUN} --taylor --shard 1/2 --out half"));
@@ -81,8 +99,11 @@ fn documents_that_are_masked_change_what_is_measured() {
     let lab = Lab::new();
     lab.write("two.txt", format!("{}\x0c{}", tiny::text().chars().take(300).collect::<String>(), tiny::text()));
     let run = "importance --model model --text two.txt --context 64 --windows 4";
-    lab.done(&format!("{run} --out plain"));
-    lab.done(&format!("{run} --mask-documents --out masked"));
+    let swept = ["--out plain", "--mask-documents --out masked"]
+        .map(|flags| lab.json(&format!("{run} --depth lm-loss {flags}"))["depth"].clone());
+    // The sweeps over layers mask them too: nobody predicts the first token of the second document.
+    assert_eq!(swept.each_ref().map(|d| d["predicted_tokens"].as_u64()), [Some(4 * 63), Some(4 * 63 - 1)]);
+    assert!(swept[0]["baseline"] != swept[1]["baseline"]);
     let ffn = |name: &str| {
         let (bytes, at) = (bytes(&lab, name), header(&lab, name)["ffn.1"]["data_offsets"].clone());
         let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;

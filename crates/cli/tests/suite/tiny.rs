@@ -1,7 +1,7 @@
 //! The model that the tests compress: 21 thousand parameters with a tokenizer of its own, made once, kept as files in memory.
 use crate::lab::Files;
 use paring_checkpoint::{DirWriter, Overwrite};
-use paring_model::{Arch, write_model};
+use paring_model::{Arch, ParamSpec, write_model};
 use paring_text::{Tokenizer, train_bpe};
 use paring_train::initial_values;
 use serde_json::{Value, json};
@@ -40,11 +40,22 @@ pub(crate) fn tokenizer(n: usize) -> Tokenizer {
 
 /// Writes a model of random weights to `dir`.
 pub(crate) fn write(dir: &Path, config: &Value, tokenizer: &Tokenizer, seed: u64) {
+    // Larger than at the start of a training: this model has opinions, so that there is something to lose and to learn.
+    write_scaled(dir, config, tokenizer, seed, |spec| if spec.shape.len() == 1 { 1.0 } else { 6.0 });
+}
+
+/// Writes a model of random weights, each parameter `scale` times as large as at the start of a training.
+pub(crate) fn write_scaled(
+    dir: &Path,
+    config: &Value,
+    tokenizer: &Tokenizer,
+    seed: u64,
+    scale: impl Fn(&ParamSpec) -> f32,
+) {
     let arch = Arch::from_config(config).unwrap();
     let mut out = DirWriter::create(dir, Overwrite::Refuse).unwrap();
     write_model(&mut out, &arch, config, |spec| {
-        // Larger than at the start of a training: this model has opinions, so that there is something to lose and to learn.
-        let scale = if spec.shape.len() == 1 { 1.0 } else { 6.0 };
+        let scale = scale(spec);
         Ok::<_, paring_model::Error>(initial_values(&arch, spec, seed).into_iter().map(|v| scale * v).collect())
     })
     .unwrap();

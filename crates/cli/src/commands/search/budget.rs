@@ -163,7 +163,13 @@ impl Limit {
     }
 
     /// Of every axis alone, the largest student within the budget: what a search has to beat. An axis that cannot reach it has none.
-    pub(super) fn single_axis(&self, teacher: &Dims, mutable: Mutable, clock: &Clock) -> Vec<(&'static str, Dims)> {
+    pub(super) fn single_axis(
+        &self,
+        teacher: &Dims,
+        mutable: Mutable,
+        rotated: bool,
+        clock: &Clock,
+    ) -> Vec<(&'static str, Dims)> {
         let none = Mutable { layers: false, hidden: false, ffn: false, heads: false, kv_groups: false };
         let axes = [
             ("hidden", mutable.hidden, Mutable { hidden: true, ..none }),
@@ -173,6 +179,7 @@ impl Limit {
         ];
         let largest = |mutable: Mutable| {
             let space = Space::new(teacher, mutable, Widths::fine(1)).ok()?;
+            let space = if rotated { space.rotated() } else { space };
             let all = self.within(&space, 1.0, 1, clock).ok()?;
             all.into_iter().max_by(|a, b| self.of(a, clock).total_cmp(&self.of(b, clock)))
         };
@@ -308,7 +315,7 @@ mod tests {
         let half = clock().seconds(&TEACHER) / 2.0;
         let found = limit.within(&space, 0.05, 1, &clock()).unwrap();
         assert!(!found.is_empty() && found.iter().all(|d| clock().seconds(d) <= half));
-        let single = limit.single_axis(&TEACHER, all, &clock());
+        let single = limit.single_axis(&TEACHER, all, false, &clock());
         assert!(single.iter().any(|(axis, d)| *axis == "layers" && d.layers < 5), "{single:?}");
         assert!(single.iter().all(|(_, d)| clock().seconds(d) <= half));
     }

@@ -6,16 +6,17 @@ mod rungs; // the rounds of a search over models
 pub(crate) use report::{Choice, VERSION};
 
 use crate::{
-    args::Compensate,
+    args::{Basis, Compensate},
     args_search::{LatencyOf, Score, Search},
     calibration::Calibration,
+    compensation::Bed,
     coverage::Shard,
     data::{Windows, windows},
     embedded::Part,
     error::{Failure, Result},
     importance_file::{self, Loaded},
     origin::{Conditions, Origin},
-    preflight::{Forecast, inference_bytes, training_bytes, weight_bytes},
+    preflight::{Forecast, block_bytes, inference_bytes, training_bytes, weight_bytes},
     progress::Progress,
     recipe,
     session::Session,
@@ -32,7 +33,7 @@ use paring_search::{
     Distillation, End, Latency, Losses, Nested, Phase, Prices, Proxy, Ranking, RepairWidths, Rung, dims_of, halve,
     repair,
 };
-use paring_surgery::Checkpoint;
+use paring_surgery::{Checkpoint, Rotated, Weights, arch_of, basis_cost};
 use paring_tensor::DType;
 use paring_train::{TrainConfig, micro_windows};
 use report::Found;
@@ -121,6 +122,8 @@ struct Job<'a> {
     distill_tokens: u64,
     texts: Texts,
     repaired: bool,
+    /// Whether the residual stream is cut in a rotated basis.
+    rotated: bool,
     hash: String,
     /// Importance that was measured before.
     given: Option<ImportanceSet>,
@@ -174,6 +177,7 @@ pub(crate) fn run(args: &Search) -> Result<()> {
         distill_tokens,
         texts,
         repaired,
+        rotated: args.searching.basis == Some(Basis::Rotated),
         hash,
         given,
         first_to_go,
@@ -182,10 +186,13 @@ pub(crate) fn run(args: &Search) -> Result<()> {
     let clock_file = crate::workplace::beside(&out)?.join("latency.json");
     let clock = job.clock(&clock_file)?;
     let limit = Limit::new(&args.budget, &dims, dtype, context, &clock)?;
-    let space = Space::new(&dims, mutable, Widths::fine(divisor))?;
+    let mut space = Space::new(&dims, mutable, Widths::fine(divisor))?;
+    if job.rotated {
+        space = space.rotated();
+    }
     let enough = job.loss_rungs.first().map_or(1, |r| r.0);
     let candidates = limit.within(&space, tolerance, enough, &clock)?;
-    let single = limit.single_axis(&dims, mutable, &clock);
+    let single = limit.single_axis(&dims, mutable, job.rotated, &clock);
 
     let forecast = job.forecast(&candidates, &single);
     if args.work.dry_run {
@@ -286,11 +293,8 @@ impl Job<'_> {
     fn forecast(&self, candidates: &[Dims], single: &[(&'static str, Dims)]) -> Forecast {
         let teacher = &self.source.opened.arch;
         let average = |f: &dyn Fn(&paring_model::Arch) -> f64| {
-            let sample: Vec<f64> = candidates
-                .iter()
-                .step_by((candidates.len() / 32).max(1))
-                .map(|d| f(&paring_search::arch_of(teacher, d)))
-                .collect();
+            let sample: Vec<f64> =
+                candidates.iter().step_by((candidates.len() / 32).max(1)).map(|d| f(&arch_of(teacher, d))).collect();
             sample.iter().sum::<f64>() / sample.len().max(1) as f64
         };
         let student = average(&|a| a.forward_flops_per_token(self.context));
@@ -307,7 +311,7 @@ impl Job<'_> {
         let largest = candidates.iter().max_by_key(|d| paring_prune::count_params(d).total);
         let micro = micro_windows(teacher, self.context).min(PER_STEP);
         let training = match (largest, self.distill_tokens) {
-            (Some(d), 1..) => training_bytes(&paring_search::arch_of(teacher, d), self.dtype, self.context, micro),
+            (Some(d), 1..) => training_bytes(&arch_of(teacher, d), self.dtype, self.context, micro),
             _ => 0,
         };
         let mut forecast = Forecast {
@@ -320,11 +324,18 @@ impl Job<'_> {
                 + evaluated as f64 * student,
             ..Forecast::default()
         };
-        let sorted = weight_bytes(teacher, self.dtype) + repaired as u64;
+        let turned = paring_model::Arch { tied: teacher.tied && !self.rotated, ..teacher.clone() };
+        let sorted = weight_bytes(&turned, self.dtype) + repaired as u64;
         let run = inference_bytes(teacher, self.context * micro_windows(teacher, self.context));
         // A factor in f64 for each thread that solves a layer.
         let solve = self.session.device.threads() as u64 * gram / teacher.layers.len().max(1) as u64 * 5;
-        forecast.memory(&[sorted + run + gram.min(GRAM_BYTES) + solve, sorted + run + training]);
+        let mut stages = vec![sorted + run + gram.min(GRAM_BYTES) + solve, sorted + run + training];
+        if self.rotated {
+            let (bytes, flops) = basis_cost(teacher, self.texts.calibration.tokens(), self.context);
+            forecast.flops += flops;
+            stages.push(bytes + run + block_bytes(teacher));
+        }
+        forecast.memory(&stages);
         forecast
     }
 
@@ -362,10 +373,15 @@ impl Job<'_> {
     }
 
     /// The sorted teacher, repaired for all widths.
-    fn nested<'b>(&'b self, ranking: &Ranking, widths: Vec<usize>, stop: &Stop) -> Result<Nested<'b>> {
-        let teacher = Checkpoint(&self.source.opened);
+    fn nested<'b>(
+        &'b self,
+        teacher: &dyn Weights,
+        ranking: &Ranking,
+        widths: Vec<usize>,
+        stop: &Stop,
+    ) -> Result<Nested<'b>> {
         let longest = self.context.max(self.texts.heldout.longest());
-        let mut nested = Nested::new(&teacher, ranking.clone(), self.session.backend(), self.dtype, longest)?;
+        let mut nested = Nested::new(teacher, ranking.clone(), self.session.backend(), self.dtype, longest)?;
         if !self.repaired {
             return Ok(nested);
         }
@@ -403,11 +419,24 @@ impl Job<'_> {
         let hash = self.hash.clone();
         let measured = if self.given.is_none() { Some(self.importance(&place, stop, &hash)?) } else { None };
         let set = self.given.as_ref().or(measured.as_ref()).ok_or_else(|| Failure::work("no importance"))?;
-        let scores = importance_file::scores(set, &self.args.scores.options()?)?;
+        let mut scores = importance_file::scores(set, &self.args.scores.options()?)?;
+        let checkpoint = Checkpoint(&self.source.opened);
+        let rotated = match self.rotated {
+            true => {
+                let windows = &self.texts.calibration.windows[..];
+                let basis = Bed { session: self.session, dtype: self.dtype, windows, stop }.basis(&checkpoint)?;
+                // A direction is worth its energy.
+                scores.hidden = basis.values().to_vec();
+                Some(Rotated::new(&checkpoint, &basis, self.session.backend())?)
+            }
+            false => None,
+        };
+        let teacher: &dyn Weights = rotated.as_ref().map_or(&checkpoint, |r| r);
+        let of = Dims { tied: teacher.arch().tied, ..self.dims };
         let dropping = self.first_to_go.as_ref().map(|first| completed(first, &scores.block_influence));
-        let ranking = Ranking::new(&self.dims, scores, dropping)?;
+        let ranking = Ranking::new(&of, scores, dropping)?;
         let widths = self.repaired_widths(candidates, single);
-        let nested = self.nested(&ranking, widths, stop)?;
+        let nested = self.nested(teacher, &ranking, widths, stop)?;
         let proxy = if self.args.searching.score == Some(Score::Kl) { Proxy::Kl } else { Proxy::Nll };
         let mut losses = Losses::new(nested, self.texts.scoring.windows.clone(), proxy)?;
 
@@ -442,14 +471,13 @@ impl Job<'_> {
             finalists: &finalists,
             progress: None,
         };
-        let teacher = Checkpoint(&self.source.opened);
         let mut models = Models {
             losses,
             candidates,
             kinds,
             prices,
             finalists: &finalists,
-            teacher: &teacher,
+            teacher,
             training: &self.texts.training,
             heldout: &self.texts.heldout,
             distillation: self.distillation(),
@@ -472,6 +500,7 @@ impl Job<'_> {
         let found = Found {
             teacher: &self.source.opened.arch,
             dims: &self.dims,
+            rotated: self.rotated,
             teacher_hash: &hash,
             limit: &limit.name,
             dtype: self.dtype,

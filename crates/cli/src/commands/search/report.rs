@@ -1,9 +1,13 @@
 //! What a search found, as JSON and as a table, and why the choice is what it is.
 use super::budget::Clock;
-use crate::describe::{count, table};
+use crate::{
+    args::Basis,
+    describe::{count, table},
+};
 use paring_model::Arch;
 use paring_prune::{Dims, Target};
-use paring_search::{Finalist, Prices, Ranking, Sizes, State, arch_of, front};
+use paring_search::{Finalist, Prices, Ranking, Sizes, State, front};
+use paring_surgery::arch_of;
 use paring_tensor::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -25,12 +29,17 @@ pub(crate) struct Choice {
     pub(crate) teacher: Dims,
     /// What to ask of the student.
     pub(crate) target: Target,
+    /// In which basis its residual stream is cut.
+    #[serde(default)]
+    pub(crate) basis: Basis,
 }
 
 /// Everything that is said in the end.
 pub(super) struct Found<'a> {
     pub(super) teacher: &'a Arch,
     pub(super) dims: &'a Dims,
+    /// Whether students of another hidden width are cut in a rotated basis.
+    pub(super) rotated: bool,
     pub(super) teacher_hash: &'a str,
     pub(super) limit: &'a str,
     pub(super) dtype: DType,
@@ -52,6 +61,10 @@ pub(super) struct Found<'a> {
 impl Found<'_> {
     fn sizes(&self, d: &Dims) -> Sizes {
         Sizes::of(&arch_of(self.teacher, d), self.dtype, self.context)
+    }
+
+    fn basis(&self, d: &Dims) -> Basis {
+        if self.rotated && d.hidden != self.dims.hidden { Basis::Rotated } else { Basis::Channels }
     }
 
     /// Scores of a candidate by rung.
@@ -130,6 +143,7 @@ impl Found<'_> {
         let describe = |d: &Dims| {
             json!({
                 "layers": d.layers, "hidden": d.hidden, "ffn": d.ffn, "heads": d.heads, "kv_groups": d.kv_groups,
+                "basis": self.basis(d),
                 "sizes": self.sizes(d), "latency_ms": 1e3 * self.clock.seconds(d),
             })
         };
@@ -155,6 +169,7 @@ impl Found<'_> {
             teacher_hash: self.teacher_hash.into(),
             teacher: *self.dims,
             target: self.ranking.target(&best),
+            basis: self.basis(&best),
         };
         json!({
             "chosen": choice,
