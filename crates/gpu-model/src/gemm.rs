@@ -266,9 +266,9 @@ impl VectorStep {
                 let (name, base, mma) = if wide { ("gemv_bf16_t16", 121.0, 8.0) } else { ("gemv_bf16_t8", 82.0, 4.0) };
                 VectorStep { name, rows: 16.0, values: 64.0, base, each: 0.0, mma, block_rows: 16.0 }
             }
-            Weights::Q8_0 => step("gemv_q8_0", blocks, 107.0, 21.0),
-            Weights::Q4_0 => step("gemv_q4_0", blocks, 95.0, 24.0),
-            Weights::Q4_1 => step("gemv_q4_1", blocks, 92.0, 23.0),
+            Weights::Q8_0 => step("gemv_q8_0", blocks, 82.0, 22.0),
+            Weights::Q4_0 => step("gemv_q4_0", blocks, 75.0, 22.0),
+            Weights::Q4_1 => step("gemv_q4_1", blocks, 67.0, 23.0),
         }
     }
 }
