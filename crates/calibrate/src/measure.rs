@@ -3,7 +3,7 @@
 use crate::Importance;
 use paring_exec::{Ctx, Grads};
 use paring_importance::{Extras, ImportanceSet};
-use paring_model::{Batch, Model, Result};
+use paring_model::{Batch, Model, Result, split_documents};
 use paring_ops::{Backend, Error, HeadGrads};
 use paring_tensor::DType;
 
@@ -14,17 +14,11 @@ use paring_tensor::DType;
 pub(crate) fn batch_of(ids: &[u32], documents: Option<&[usize]>) -> Result<Batch> {
     let whole = [ids.len()];
     let documents = documents.unwrap_or(&whole);
-    if documents.iter().try_fold(0usize, |sum, &n| sum.checked_add(n)) != Some(ids.len()) {
+    let apart = split_documents(ids, documents).ok_or_else(|| {
         let tokens = ids.len();
-        let message = format!("calibration: documents of {documents:?} tokens in a window of {tokens}");
-        return Err(Error::Observer { message }.into());
-    }
-    let mut rest = ids;
-    Ok(Batch::pack(documents.iter().map(|&n| {
-        let (document, after) = rest.split_at(n);
-        rest = after;
-        document
-    })))
+        Error::Observer { message: format!("calibration: documents of {documents:?} tokens in a window of {tokens}") }
+    })?;
+    Ok(Batch::pack(apart))
 }
 
 /// Measures importance on windows of text.

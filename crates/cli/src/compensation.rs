@@ -116,8 +116,8 @@ pub(crate) fn student(flags: &Flags, teacher: &Dims, target: &Target) -> Result<
 
 /// The plan that the flags describe: the best by score, heads and groups merged where that is asked for, and the residual stream by
 /// direction instead of by channel in a rotated basis.
-pub(crate) fn plan(flags: &Flags, teacher: &Dims, scores: Scores, target: &Target) -> Result<Plan> {
-    let scores = match rotated(flags)? {
+pub(crate) fn plan(flags: &Flags, rotated: bool, teacher: &Dims, scores: Scores, target: &Target) -> Result<Plan> {
+    let scores = match rotated {
         // Directions are sorted: the first are worth most.
         true => Scores { hidden: (0..teacher.hidden).map(|i| -(i as f64)).collect(), ..scores },
         false => scores,

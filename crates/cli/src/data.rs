@@ -46,17 +46,6 @@ pub(crate) fn spread<T: Clone>(all: &[T], n: usize) -> Vec<T> {
     (0..n).map(|i| all[i * all.len() / n].clone()).collect()
 }
 
-/// A window's documents, of so many tokens each.
-pub(crate) fn split<'a>(window: &'a [u32], documents: &[usize]) -> Vec<&'a [u32]> {
-    let mut rest = window;
-    let next = |&n: &usize| {
-        let (document, after) = rest.split_at(n.min(rest.len()));
-        rest = after;
-        document
-    };
-    documents.iter().map(next).collect()
-}
-
 /// Tokens of windows.
 pub(crate) fn count(windows: &[Vec<u32>]) -> u64 {
     windows.iter().map(|w| w.len() as u64).sum()
@@ -135,11 +124,5 @@ mod tests {
         assert_eq!(all.spread(10).windows, all.windows);
         assert_eq!(all.spread(99).windows, all.windows);
         assert_eq!(all.spread(1).windows, [[0]]);
-    }
-
-    #[test]
-    fn a_window_is_split_into_its_documents() {
-        assert_eq!(split(&[1, 2, 3, 4, 5], &[2, 3]), [&[1, 2][..], &[3, 4, 5]]);
-        assert_eq!(split(&[1, 2, 3], &[3]), [[1, 2, 3]]);
     }
 }

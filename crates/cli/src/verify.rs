@@ -12,7 +12,7 @@ use crate::{
     session::Session,
     signals::Stop,
     source::Source,
-    target::target,
+    target::{rotated, target},
 };
 use paring_checkpoint::{read_text, shown_path};
 use paring_model::Arch;
@@ -104,7 +104,7 @@ fn plan(args: &Prune, source: &Source, seed: u64) -> Result<(Plan, String)> {
     let (set, _) = importance_file::load(file, &source.hash()?)?;
     let target = drop_by::choose(args.drop.drop_by, target(flags, &teacher)?, teacher.layers, file, &set)?;
     let scores = importance_file::scores(&set, &args.scores.options()?)?;
-    let plan = compensation::plan(flags, &teacher, scores, &target)?;
+    let plan = compensation::plan(flags, rotated(flags)?, &teacher, scores, &target)?;
     Ok((plan, shown_path(file)))
 }
 

@@ -12,6 +12,18 @@ pub struct Batch {
     pub cu_len: Vec<usize>,
 }
 
+/// `ids` as documents of so many tokens each, in order; `None` when these do not add up to its length.
+pub fn split_documents<'a>(ids: &'a [u32], tokens: &[usize]) -> Option<Vec<&'a [u32]>> {
+    let mut rest = ids;
+    let mut next = |&n: &usize| {
+        let (document, after) = rest.split_at_checked(n)?;
+        rest = after;
+        Some(document)
+    };
+    let documents = tokens.iter().map(&mut next).collect::<Option<_>>()?;
+    if rest.is_empty() { Some(documents) } else { None }
+}
+
 impl Batch {
     /// Packs sequences, in order.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
@@ -65,5 +77,14 @@ mod tests {
         assert_eq!(batch.next_tokens(), [6, 7, IGNORE, IGNORE, 10, IGNORE]);
         assert_eq!(batch.n_targets(), 3);
         assert_eq!(*Batch::continuing(&[1, 2], 7).positions, [7, 8]);
+    }
+
+    #[test]
+    fn a_window_is_split_into_its_documents() {
+        assert_eq!(split_documents(&[1, 2, 3, 4, 5], &[2, 3]).unwrap(), [&[1, 2][..], &[3, 4, 5]]);
+        assert_eq!(split_documents(&[1, 2, 3], &[3]).unwrap(), [[1, 2, 3]]);
+        for wrong in [&[2][..], &[4], &[2, 2], &[usize::MAX, 4]] {
+            assert_eq!(split_documents(&[1, 2, 3], wrong), None);
+        }
     }
 }

@@ -12,7 +12,7 @@ mod rope; // tables of rotary angles
 mod save; // config.json and weights
 
 pub use arch::{Arch, Family, LayerArch, Llama3Rope, Rope};
-pub use batch::Batch;
+pub use batch::{Batch, split_documents};
 pub use config::{GGUF_ARCHITECTURES, MODEL_TYPES};
 pub use decoder::{Layer, LoadAs, Model};
 pub use error::{Error, Result};

@@ -194,7 +194,7 @@ impl Job<'_> {
 
         let set = self.importance(&place, &calibration, &teacher_hash)?;
         let scores = importance_file::scores(&set, &self.scores)?;
-        let plan = compensation::plan(&self.args.target, &self.teacher, scores, &self.target)?;
+        let plan = compensation::plan(&self.args.target, self.how.rotated, &self.teacher, scores, &self.target)?;
         atomic::write_bytes(&place.path("plan.json"), plan.to_json()?.as_bytes())?;
         let arch = student_arch(&self.how.teacher(&self.source.opened.arch), &plan);
         self.announce(&plan)?;

@@ -2,7 +2,7 @@
 //! data (arXiv 2408.11796).
 use crate::{
     args_depth::{DepthFlags, DepthSweep},
-    data::{Windows, split, spread},
+    data::{Windows, spread},
     describe::table,
     error::{Failure, Result},
     progress::Progress,
@@ -16,7 +16,7 @@ use paring_calibrate::depth::{self, Blocks, Cost, Depth, DepthResults, Greedy, b
 use paring_checkpoint::atomic;
 use paring_eval::{Criterion, LmLoss, TaskScore};
 use paring_importance::SpanInfluence;
-use paring_model::{Arch, Model};
+use paring_model::{Arch, Model, split_documents};
 use serde_json::{Map, Value, json};
 use std::{path::PathBuf, time::Instant};
 
@@ -151,7 +151,11 @@ impl DepthPlan {
         let (loss_cost, task_cost) = self.costs(layers);
         let windows = &self.windows.windows;
         let loss = match &self.documents {
-            Some(documents) => LmLoss::of_documents(windows.iter().zip(documents).map(|(w, d)| split(w, d)).collect()),
+            Some(documents) => {
+                let apart = windows.iter().zip(documents).map(|(w, d)| split_documents(w, d)).collect::<Option<_>>();
+                let wrong = || Failure::work("documents do not add up to their windows; please report this");
+                LmLoss::of_documents(apart.ok_or_else(wrong)?)
+            }
             None => LmLoss::new(&self.windows.slices()),
         };
         let mut results = DepthResults::default();

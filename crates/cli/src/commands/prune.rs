@@ -13,7 +13,7 @@ use crate::{
     session::Session,
     signals::Stop,
     source::Source,
-    target::{check_search, rotated, target},
+    target::{check_search, target},
     workplace::{create_parent, refuse_existing},
 };
 use paring_checkpoint::{DirWriter, Overwrite};
@@ -26,14 +26,14 @@ use serde_json::{Value, json};
 const WINDOWS: usize = 64;
 
 /// Rounds of iterative importance: 1 is one cut by the importance file.
-fn rounds(args: &Prune) -> Result<usize> {
+fn rounds(args: &Prune, rotated: bool) -> Result<usize> {
     let (rounds, target) = (args.rounds.unwrap_or(1), &args.target);
     let both = [
         (target.drop_layers.is_some(), "--drop-layers", "every round chooses its layers"),
         (args.drop.drop_by.is_some(), "--drop-by", "every round chooses its layers by block influence"),
         (target.merge_heads.is_some(), "--merge-heads", "what is merged could not be measured as what it was"),
         (target.merge_kv.is_some(), "--merge-kv", "what is merged could not be measured as what it was"),
-        (rotated(target)?, "--basis rotated", "directions are sorted once"),
+        (rotated, "--basis rotated", "directions are sorted once"),
     ];
     match both.into_iter().find(|(given, ..)| *given && rounds != 1) {
         _ if rounds == 0 => Err(Failure::input("--rounds 0: expected at least 1")),
@@ -66,8 +66,8 @@ pub(crate) fn run(args: &Prune) -> Result<()> {
     let scores = importance_file::scores(&set, &args.scores.options()?)?;
     let target = target(&args.target, &teacher)?;
     let target = drop_by::choose(args.drop.drop_by, target, teacher.layers, file, &set)?;
-    let mut plan = compensation::plan(&args.target, &teacher, scores, &target)?;
-    let rounds = rounds(args)?;
+    let mut plan = compensation::plan(&args.target, how.rotated, &teacher, scores, &target)?;
+    let rounds = rounds(args, how.rotated)?;
     let arch = student_arch(&of, &plan);
     let windows = (how.needs_text() || 1 < rounds)
         .then(|| windows(&args.data, &source, Part::Calibration, Some(WINDOWS)))
